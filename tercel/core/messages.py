@@ -1,0 +1,251 @@
+"""Typed messages: frozen dataclasses over numpy arrays, structure-of-arrays.
+
+`stamp_ns` is when the sensor captured, in integer nanoseconds, never when we processed. `frame_id` is the frame that
+the numbers are expressed in. Arrays are checked for shape and cast to the stated dtype when a message is made; a
+wrong shape is a programmer's mistake and raises ValueError. Values are not checked here: NaN is legal in a message,
+and each component says which values it can use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Message:
+    """What every message has: a capture time and a frame."""
+
+    stamp_ns: int
+    frame_id: str
+
+    def _shape(self, name: str, dtype: Any, *shape: int | None) -> None:
+        """Cast the named array to dtype (no copy where it already fits) and check its shape; None is any length."""
+        array = np.asarray(getattr(self, name), dtype=dtype)
+        if len(array.shape) != len(shape) or any(
+            want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        ):
+            raise ValueError(f"{type(self).__name__}.{name} has shape {array.shape}, not {shape}")
+        object.__setattr__(self, name, array)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Image(Message):
+    """One image. pixels: (H, W) or (H, W, C), in the dtype that the encoding names.
+
+    encoding: a ROS name: bgr8, rgb8, bgra8, rgba8, mono8, mono16, 16UC1 (depth in mm), 32FC1 (depth in m).
+    """
+
+    pixels: Array
+    encoding: str
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim not in (2, 3):
+            raise ValueError(f"Image.pixels has shape {self.pixels.shape}, not (H, W) or (H, W, C)")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CompressedImage(Message):
+    """One image as a JPEG or PNG file in memory; hosts decode it for ports of type Image.
+
+    format: as ROS's compressed image transport writes it: "jpeg", "png", "bgr8; jpeg compressed bgr8",
+    "16UC1; png compressed" (depth in mm). data: (bytes,) uint8.
+    """
+
+    format: str
+    data: Array
+
+    def __post_init__(self) -> None:
+        self._shape("data", np.uint8, None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CameraInfo(Message):
+    """A camera's calibration, as ROS names it.
+
+    intrinsics (3, 3) float64, distortion (D,) float64, rectification (3, 3), projection (3, 4).
+    """
+
+    width_px: int
+    height_px: int
+    intrinsics: Array
+    distortion_model: str
+    distortion: Array
+    rectification: Array
+    projection: Array
+
+    def __post_init__(self) -> None:
+        self._shape("intrinsics", np.float64, 3, 3)
+        self._shape("distortion", np.float64, None)
+        self._shape("rectification", np.float64, 3, 3)
+        self._shape("projection", np.float64, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointCloud(Message):
+    """A LiDAR sweep. points_m (N, 3) float32; the rest (N,) or None where the sensor does not say.
+
+    intensity float32 in 0..1 where the sensor is calibrated; ring uint16; time_offset_s float32: when the point was
+    measured, relative to stamp_ns (negative is before it).
+    """
+
+    points_m: Array
+    intensity: Array | None = None
+    ring: Array | None = None
+    time_offset_s: Array | None = None
+
+    def __post_init__(self) -> None:
+        self._shape("points_m", np.float32, None, 3)
+        for name, dtype in (("intensity", np.float32), ("ring", np.uint16), ("time_offset_s", np.float32)):
+            if getattr(self, name) is not None:
+                self._shape(name, dtype, len(self.points_m))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Imu(Message):
+    """Body rates and specific force in frame_id. Both (3,) float64."""
+
+    angular_velocity_radps: Array
+    linear_acceleration_mps2: Array
+
+    def __post_init__(self) -> None:
+        self._shape("angular_velocity_radps", np.float64, 3)
+        self._shape("linear_acceleration_mps2", np.float64, 3)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NavSatFix(Message):
+    """A satellite position, WGS 84."""
+
+    latitude_deg: float
+    longitude_deg: float
+    altitude_m: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Odometry(Message):
+    """The pose of child_frame_id in frame_id at stamp_ns.
+
+    frame_T_child (4, 4) float64. covariance (6, 6) float64 or None if unknown, in the order x y z rx ry rz (m, rad),
+    as nav_msgs/Odometry has it. Velocities (3,) float64 in the child frame, or None if unknown.
+    """
+
+    child_frame_id: str
+    frame_T_child: Array
+    covariance: Array | None = None
+    linear_velocity_mps: Array | None = None
+    angular_velocity_radps: Array | None = None
+
+    def __post_init__(self) -> None:
+        self._shape("frame_T_child", np.float64, 4, 4)
+        if self.covariance is not None:
+            self._shape("covariance", np.float64, 6, 6)
+        for name in ("linear_velocity_mps", "angular_velocity_radps"):
+            if getattr(self, name) is not None:
+                self._shape(name, np.float64, 3)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Transforms(Message):
+    """Named transforms: parent_T_child[i] (4, 4) float64 maps points of children[i] into parents[i].
+
+    frame_id is unused and empty: each transform names its own frames.
+    """
+
+    parents: tuple[str, ...]
+    children: tuple[str, ...]
+    parent_T_child: Array
+
+    def __post_init__(self) -> None:
+        self._shape("parent_T_child", np.float64, len(self.parents), 4, 4)
+        if len(self.parents) != len(self.children):
+            raise ValueError(f"Transforms has {len(self.parents)} parents and {len(self.children)} children")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections2D(Message):
+    """Boxes in an image, in original-image pixels.
+
+    boxes_xyxy_px (N, 4) float32; scores (N,) float32; labels (N,) int32, indices into class_names.
+    """
+
+    boxes_xyxy_px: Array
+    scores: Array
+    labels: Array
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._shape("boxes_xyxy_px", np.float32, None, 4)
+        self._shape("scores", np.float32, len(self.boxes_xyxy_px))
+        self._shape("labels", np.int32, len(self.boxes_xyxy_px))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tracks2D(Detections2D):
+    """Boxes with an identity. ids (N,) int64, -1 where there is none; velocities_px_per_s (N, 2) float32 of the box
+    centre, NaN where unknown; ages_s (N,) float32, time since the track began, NaN where unknown."""
+
+    ids: Array
+    velocities_px_per_s: Array
+    ages_s: Array
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._shape("ids", np.int64, len(self.boxes_xyxy_px))
+        self._shape("velocities_px_per_s", np.float32, len(self.boxes_xyxy_px), 2)
+        self._shape("ages_s", np.float32, len(self.boxes_xyxy_px))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections3D(Message):
+    """Upright boxes in frame_id (x forward, y left, z up).
+
+    centers_m (N, 3) float64, the middle of the box; sizes_m (N, 3) float64: length, width, height; yaws_rad (N,)
+    float64 about z, 0 along x; scores (N,) float32; labels (N,) int32, indices into class_names.
+    """
+
+    centers_m: Array
+    sizes_m: Array
+    yaws_rad: Array
+    scores: Array
+    labels: Array
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self._shape("centers_m", np.float64, None, 3)
+        n = len(self.centers_m)
+        self._shape("sizes_m", np.float64, n, 3)
+        self._shape("yaws_rad", np.float64, n)
+        self._shape("scores", np.float32, n)
+        self._shape("labels", np.int32, n)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tracks3D(Detections3D):
+    """Boxes with an identity. ids (N,) int64, -1 where there is none; velocities_mps (N, 3) float64 in frame_id, NaN
+    where unknown; ages_s (N,) float32, time since the track began, NaN where unknown."""
+
+    ids: Array
+    velocities_mps: Array
+    ages_s: Array
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        n = len(self.centers_m)
+        self._shape("ids", np.int64, n)
+        self._shape("velocities_mps", np.float64, n, 3)
+        self._shape("ages_s", np.float32, n)
+
+
+MESSAGE_TYPES: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (
+        Image, CompressedImage, CameraInfo, PointCloud, Imu, NavSatFix, Odometry, Transforms,
+        Detections2D, Tracks2D, Detections3D, Tracks3D,
+    )
+}  # fmt: skip
