@@ -47,7 +47,7 @@ class Input:
     (counted), or "accept" where the component orders messages itself.
     """
 
-    type: type[Message]
+    message_type: type[Message]
     queue: Literal["latest", "all"] = "latest"
     depth: int = 4
     late: Literal["reject", "accept"] = "reject"
@@ -61,7 +61,7 @@ class Input:
 class Output:
     """An output port."""
 
-    type: type[Message]
+    message_type: type[Message]
     name: str = field(default="", init=False)
 
     def __set_name__(self, owner: type, name: str) -> None:

@@ -185,7 +185,9 @@ def box_corners(centers_m: Array, sizes_m: Array, yaws_rad: Array) -> Array:
 
     The first four corners are the bottom face, counter-clockwise seen from above, beginning front left.
     """
-    half = np.array([[1, 1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, -1], [1, 1, 1], [-1, 1, 1], [-1, -1, 1], [1, -1, 1]])
+    half = np.array(
+        [[1, 1, -1], [-1, 1, -1], [-1, -1, -1], [1, -1, -1], [1, 1, 1], [-1, 1, 1], [-1, -1, 1], [1, -1, 1]]
+    )
     offsets = half[None] * (np.asarray(sizes_m)[:, None, :] / 2.0)
     result: Array = np.einsum("nij,nkj->nki", rotation_about_z(yaws_rad), offsets) + np.asarray(centers_m)[:, None, :]
     return result

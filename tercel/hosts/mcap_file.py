@@ -1,0 +1,250 @@
+"""Reading MCAP without copies: the file is mapped, and messages are views into it or into one decompressed chunk.
+
+The `mcap` library parses the summary; this module walks the chunks (https://mcap.dev/spec) because the library copies
+every message and cannot open a file whose writer was killed. Such a file has no summary: its whole chunks are found by
+walking the records, and what follows the last whole one is reported in `problems`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import mmap
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from mcap.reader import make_reader
+from mcap.records import Channel, Schema
+
+from tercel.core.errors import UserError
+
+MAGIC = b"\x89MCAP0\r\n"
+MAX_CHUNK_BYTES = 1 << 30
+_RECORD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<HIQQ")
+_CHUNK = struct.Struct("<QQQI")
+
+
+@dataclass(frozen=True)
+class RawMessage:
+    """One message as it lies in the file. `data` is CDR, a view that keeps its chunk alive."""
+
+    channel_id: int
+    log_time_ns: int
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Where a chunk's records lie. compression is "" for records that lie in the file as they are."""
+
+    start_ns: int
+    end_ns: int
+    compression: str
+    uncompressed_bytes: int
+    begin: int
+    end: int
+
+
+@dataclass
+class McapFile:
+    """An open MCAP file. Raises UserError from `open` if it is not one."""
+
+    channels: dict[int, Channel] = field(default_factory=dict)
+    schemas: dict[int, Schema] = field(default_factory=dict)
+    counts: dict[int, int] = field(default_factory=dict)
+    start_ns: int = 0
+    end_ns: int = 0
+    problems: list[str] = field(default_factory=list)
+    _bytes: memoryview = field(default_factory=lambda: memoryview(b""))
+    _chunks: list[_Chunk] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path) -> McapFile:
+        """Map the file and find its chunks."""
+        size = path.stat().st_size
+        if size == 0:
+            raise UserError(f"{path} is empty (zero bytes): record or import it again")
+        with path.open("rb") as stream:
+            mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            if bytes(mapped[: len(MAGIC)]) != MAGIC:
+                raise UserError(f"{path} is not an MCAP file (wrong magic bytes): see 'tercel import --help'")
+            file = cls(_bytes=mapped)
+            if not file._read_summary(stream):
+                file._scan()
+        file._chunks.sort(key=lambda c: (c.start_ns, c.begin))
+        return file
+
+    def messages(self, channel_ids: Collection[int]) -> Iterator[RawMessage]:
+        """The messages of these channels in order of log time; at equal times, in file order.
+
+        Chunks are opened only when time reaches them, so memory holds those that overlap and no more.
+        """
+        wanted = frozenset(channel_ids)
+        waiting: list[tuple[int, int, int, memoryview]] = []
+        for chunk in self._chunks:
+            while waiting and waiting[0][0] < chunk.start_ns:
+                log_time_ns, _, channel_id, data = heapq.heappop(waiting)
+                yield RawMessage(channel_id, log_time_ns, data)
+            rows = self._messages_of(chunk, wanted)
+            if waiting:
+                for row in rows:
+                    heapq.heappush(waiting, row)
+            else:
+                waiting = sorted(rows)  # a sorted list is a heap
+        for log_time_ns, _, channel_id, data in sorted(waiting):
+            yield RawMessage(channel_id, log_time_ns, data)
+
+    def _messages_of(self, chunk: _Chunk, wanted: frozenset[int]) -> list[tuple[int, int, int, memoryview]]:
+        records = self._open_chunk(chunk)
+        if records is None:
+            return []
+        rows = []
+        for opcode, begin, end in _walk(records, 0, len(records)):
+            if opcode == Opcode.MESSAGE and end - begin >= _MESSAGE.size:
+                channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(records, begin)
+                if channel_id in wanted:
+                    rows.append((log_time_ns, chunk.begin + begin, channel_id, records[begin + _MESSAGE.size : end]))
+        return rows
+
+    def _open_chunk(self, chunk: _Chunk) -> memoryview | None:
+        stored = self._bytes[chunk.begin : chunk.end]
+        if not chunk.compression:
+            return stored
+        try:
+            return memoryview(_decompress(stored, chunk))
+        except (RuntimeError, ValueError, MemoryError) as error:
+            problem = f"a chunk at byte {chunk.begin} could not be read ({error})"
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None
+
+    def _read_summary(self, stream: Any) -> bool:
+        """Take channels, counts and chunks from the summary; False if it is missing or incomplete."""
+        try:
+            summary = make_reader(stream).get_summary()
+        except (McapError, struct.error, ValueError, EOFError, OverflowError):
+            return False
+        if summary is None or summary.statistics is None or not summary.channels:
+            return False
+        statistics = summary.statistics
+        if statistics.chunk_count != len(summary.chunk_indexes) or (
+            statistics.message_count and not statistics.chunk_count
+        ):
+            return False
+        self.channels, self.schemas = dict(summary.channels), dict(summary.schemas)
+        self.counts = dict(statistics.channel_message_counts)
+        self.start_ns, self.end_ns = statistics.message_start_time, statistics.message_end_time
+        for index in summary.chunk_indexes:
+            chunk = self._chunk_at(index.chunk_start_offset)
+            if chunk is None:
+                return False
+            self._chunks.append(chunk)
+        return True
+
+    def _chunk_at(self, offset: int) -> _Chunk | None:
+        """The chunk whose record begins at offset, or None if there is none whole."""
+        if offset < 0 or offset + _RECORD.size > len(self._bytes):
+            return None
+        opcode, length = _RECORD.unpack_from(self._bytes, offset)
+        begin = offset + _RECORD.size
+        if opcode != Opcode.CHUNK or begin + length > len(self._bytes) or length < _CHUNK.size + 12:
+            return None
+        start_ns, end_ns, uncompressed_bytes, _crc = _CHUNK.unpack_from(self._bytes, begin)
+        name_at = begin + _CHUNK.size
+        (name_length,) = struct.unpack_from("<I", self._bytes, name_at)
+        records_at = name_at + 4 + name_length
+        if name_length > 16 or records_at + 8 > begin + length:
+            return None
+        compression = bytes(self._bytes[name_at + 4 : records_at]).decode("ascii", "replace")
+        (stored_bytes,) = struct.unpack_from("<Q", self._bytes, records_at)
+        first = records_at + 8
+        if first + stored_bytes > begin + length:
+            return None
+        return _Chunk(start_ns, end_ns, compression, uncompressed_bytes, first, first + stored_bytes)
+
+    def _scan(self) -> None:
+        """Find channels, counts and chunks by reading every record: for files without a summary."""
+        self.channels, self.schemas, self.counts, self._chunks = {}, {}, {}, []
+        times: list[int] = []
+        loose = False
+        last = len(MAGIC)
+        ended = False
+        for opcode, begin, end in _walk(self._bytes, len(MAGIC), len(self._bytes)):
+            last = end
+            if opcode == Opcode.CHUNK:
+                chunk = self._chunk_at(begin - _RECORD.size)
+                records = None if chunk is None else self._open_chunk(chunk)
+                if chunk is not None and records is not None:
+                    self._chunks.append(chunk)
+                    for inner, inner_begin, inner_end in _walk(records, 0, len(records)):
+                        self._note_record(inner, records[inner_begin:inner_end], times)
+            elif opcode == Opcode.DATA_END:
+                ended = True
+                break
+            else:
+                loose |= opcode == Opcode.MESSAGE
+                self._note_record(opcode, self._bytes[begin:end], times)
+        if loose:  # written without chunks: the data section is one big one
+            self._chunks.append(_Chunk(min(times), max(times), "", last, len(MAGIC), last))
+        self.start_ns, self.end_ns = (min(times), max(times)) if times else (0, 0)
+        if not ended:
+            lost = len(self._bytes) - last
+            self.problems.append(f"truncated: {len(self._chunks)} whole chunks read, {lost} bytes after them lost")
+
+    def _note_record(self, opcode: int, body: memoryview, times: list[int]) -> None:
+        if opcode == Opcode.MESSAGE and len(body) >= _MESSAGE.size:
+            channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(body, 0)
+            self.counts[channel_id] = self.counts.get(channel_id, 0) + 1
+            times[:] = [min(times[0], log_time_ns), max(times[1], log_time_ns)] if times else [log_time_ns] * 2
+        elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+            try:
+                stream = ReadDataStream(BytesIO(bytes(body)))
+                if opcode == Opcode.SCHEMA:
+                    schema = Schema.read(stream)
+                    self.schemas[schema.id] = schema
+                else:
+                    channel = Channel.read(stream)
+                    self.channels[channel.id] = channel
+            except (McapError, struct.error, ValueError, EOFError):
+                self.problems.append("a damaged channel or schema record was skipped")
+
+
+def _walk(records: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(opcode, begin, end) of each whole record's body; stops before one that runs past the end."""
+    while begin + _RECORD.size <= end:
+        opcode, length = _RECORD.unpack_from(records, begin)
+        body = begin + _RECORD.size
+        if body + length > end or opcode == 0:
+            return
+        yield opcode, body, body + length
+        begin = body + length
+
+
+def _decompress(stored: memoryview, chunk: _Chunk) -> bytes:
+    """A chunk's records. The size it claims is checked before memory is taken. Raises ValueError or RuntimeError."""
+    if chunk.uncompressed_bytes > MAX_CHUNK_BYTES:
+        raise ValueError(f"it claims {chunk.uncompressed_bytes} bytes")
+    if chunk.compression == "zstd":
+        import zstandard
+
+        try:
+            data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=chunk.uncompressed_bytes)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+    elif chunk.compression == "lz4":
+        import lz4.frame
+
+        decompressor = lz4.frame.LZ4FrameDecompressor()
+        data = decompressor.decompress(stored, max_length=chunk.uncompressed_bytes)
+    else:
+        raise ValueError(f"unknown compression {chunk.compression!r}")
+    if len(data) != chunk.uncompressed_bytes:
+        raise ValueError("its size is not what it claims")
+    return bytes(data) if not isinstance(data, bytes) else data
