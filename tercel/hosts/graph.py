@@ -71,6 +71,19 @@ class Graph:
             if topic not in written
         }
 
+    def model_files(self, given: Mapping[str, Path]) -> dict[str, Path]:
+        """The file of each model that the graph names, the user's choice first. Raises UserError if one is missing."""
+        for name in given:
+            if name not in self.models:
+                raise UserError(f"graph {self.name} asks for no model {name!r}; {nearest_hint(name, self.models)}")
+        files = {name: given.get(name, path) for name, path in self.models.items()}
+        for name, path in files.items():
+            if path is None:
+                raise UserError(f"graph {self.name} needs a model for {name!r}: --model {name}=FILE.onnx")
+            if not path.is_file():
+                raise UserError(f"no model at {path}: --model {name}=FILE.onnx names another")
+        return {name: path for name, path in files.items() if path is not None}
+
 
 def load_graph(path: Path) -> Graph:
     """Read and check a graph file. Raises UserError."""

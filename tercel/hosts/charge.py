@@ -1,0 +1,58 @@
+"""How long a component's work takes on the virtual clock.
+
+- nothing: results are out at the instant their input came in; nothing is late, nothing dropped.
+- measured: what the work took here, this time. The one charge that is not reproducible.
+- a profile: the `summary.json` of a replay on some board; durations are drawn, with a seed, from the quantiles that it
+  states for each component.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tercel.core.errors import UserError
+
+# (component, seconds that the work took here) -> nanoseconds to charge
+Charge = Callable[[str, float], int]
+
+_QUANTILES = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
+
+
+def charge_nothing(_component: str, _took_s: float) -> int:
+    """Work takes no virtual time."""
+    return 0
+
+
+def charge_measured(_component: str, took_s: float) -> int:
+    """Work takes as long as it took here."""
+    return round(took_s * 1e9)
+
+
+def charge_profile(path: Path, seed: int) -> Charge:
+    """Work takes as long as on the board that wrote this summary.json.
+
+    A duration is drawn by inverting the piecewise-linear distribution through the stated p50, p90, p99 and max, from
+    half the median up. Each component has its own stream, so that one more component does not change the others.
+    Raises UserError if the file is no summary.
+    """
+    try:
+        components = json.loads(path.read_text(encoding="utf-8"))["components"]
+        rows = {name: [float(entry["latency_ms"][key]) for key, _ in _QUANTILES] for name, entry in components.items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no board profile: give the summary.json of a replay on that board") from None
+    levels = [0.0, *(level for _, level in _QUANTILES)]
+    curves = {name: [ms[0] / 2, *ms] for name, ms in rows.items() if np.all(np.diff(ms) >= 0) and ms[0] >= 0}
+    streams = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in curves}
+
+    def charge(component: str, _took_s: float) -> int:
+        if component not in curves:
+            raise UserError(f"{path} says nothing of component {component!r}: replay the same graph on the board")
+        draw_ms = np.interp(streams[component].random(), levels, curves[component])
+        return round(float(draw_ms) * 1e6)
+
+    return charge
