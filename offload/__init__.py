@@ -1,0 +1,1 @@
+"""Inference tasks: where and when they run."""

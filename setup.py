@@ -1,0 +1,19 @@
+"""Name, packages, entry points and data files: what colcon reads. Dependencies stand in setup.cfg."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+DOMAINS = ["tercel", "perception", "registration", "tracking", "offload", "devices"]
+
+setup(
+    name="tercel",
+    packages=find_packages(include=[pattern for name in DOMAINS for pattern in (name, f"{name}.*")]),
+    package_data={"tercel.report": ["*.css", "*.js"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/tercel"]),
+        ("share/tercel", ["package.xml"]),
+        ("share/tercel/launch/graphs", sorted(glob("launch/graphs/*.yaml"))),
+    ],
+    entry_points={"console_scripts": ["tercel = tercel.cli:main"]},
+)

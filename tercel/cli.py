@@ -1,0 +1,331 @@
+"""The `tercel` command. It parses, calls and prints; the work is elsewhere, and is imported when it is needed.
+
+Exit codes: 0 done, 1 the run failed or was interrupted, 2 the user's mistake (one line says the mend).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tercel
+from tercel.core.errors import UserError, nearest_hint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the console script's entry point."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except UserError as error:
+        print(f"tercel {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tercel {args.verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tercel {args.verb}: interrupted; what was written so far is kept", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tercel", description=tercel.__doc__)
+    parser.add_argument("--version", action="version", version=f"tercel {tercel.__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_add_replay, _add_info, _add_import, _add_world):
+        add(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Callable[..., int], summary: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+# --- replay --------------------------------------------------------------------------------------------------------
+
+
+def _add_replay(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "replay",
+        _replay,
+        "Run a recording through a graph of components.",
+        "  tercel replay drive.mcap\n"
+        "  tercel replay drive.mcap --graph launch/graphs/camera_lidar.yaml --model yolox_nano.onnx\n"
+        "  tercel replay bag_folder --remap /lidar/points:=/velodyne_points --out out/bag --json numbers.json\n"
+        "  tercel replay drive.mcap --charge board/summary.json     # with the timings that board had\n",
+    )
+    parser.add_argument("recording", type=Path, help="an MCAP file, a rosbag2 folder or a ROS 1 bag")
+    parser.add_argument(
+        "--graph", metavar="FILE", help="a graph file, or the name of one of the suite's (default: picked)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: out/NAME)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary here")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn at random (default 0)")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="[NAME=]FILE", help="an ONNX model for the graph"
+    )
+    parser.add_argument(
+        "--remap", action="append", default=[], metavar="TOPIC:=RECORDED", help="feed TOPIC from RECORDED"
+    )
+    parser.add_argument(
+        "--charge",
+        default="none",
+        metavar="none|measured|FILE",
+        help="virtual time that work takes: none, what it takes here, or a board's summary.json (default none)",
+    )
+    parser.add_argument("--threads", type=int, default=2, help="threads for networks (default 2)")
+    parser.add_argument("--no-report", action="store_true", help="leave report.html out")
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from tercel.report.run import ReplayOptions, run_replay
+
+    options = ReplayOptions(
+        recording=args.recording,
+        graph=args.graph,
+        out=args.out or Path("out") / args.recording.stem,
+        seed=args.seed,
+        models=_pairs(args.model, "=", "--model", default_key="detector"),
+        remap=_pairs(args.remap, ":=", "--remap"),
+        charge=args.charge,
+        threads=args.threads,
+        report=not args.no_report,
+        command=" ".join(["tercel", "replay", args.recording.name, *(["--graph", args.graph] if args.graph else [])]),
+    )
+    progress = Progress("replay")
+    summary, table = run_replay(options, print, progress)
+    if args.json:
+        _write_json(args.json, summary)
+    print(table)
+    for name in ("result.mcap", "summary.json", "report.html"):
+        if (options.out / name).exists():
+            print(f"{name.split('.')[0]}: {options.out / name}")
+    return 0 if any(row["count"] for row in summary["components"].values()) else 1
+
+
+def _pairs(values: Iterable[str], separator: str, option: str, default_key: str | None = None) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        key, found, right = value.partition(separator)
+        if not found:
+            if default_key is None:
+                raise UserError(f"{option} {value}: write KEY{separator}VALUE")
+            key, right = default_key, value
+        pairs[key] = right
+    return pairs
+
+
+# --- info ----------------------------------------------------------------------------------------------------------
+
+
+def _add_info(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "info",
+        _info,
+        "List a recording's topics, rates, duration and frames.",
+        "  tercel info drive.mcap\n  tercel info bag_folder --json info.json\n",
+    )
+    parser.add_argument("recording", type=Path, help="an MCAP file, a rosbag2 folder or a ROS 1 bag")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
+
+
+def _info(args: argparse.Namespace) -> int:
+    from tercel.report.info import describe, info_table
+
+    info = describe(args.recording)
+    if args.json:
+        _write_json(args.json, info)
+    print(info_table(info))
+    return 0
+
+
+# --- import --------------------------------------------------------------------------------------------------------
+
+
+def _add_import(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "import",
+        _import,
+        "Turn recorded files into an MCAP recording, with calibration and ground truth.",
+        "  tercel import --list\n"
+        "  tercel import kitti-raw 2011_09_26_drive_0052_sync -o drive52.mcap\n"
+        "  tercel import kitti-tracking KITTI/tracking --set sequence=0000 -o drive5.mcap\n"
+        "  tercel import video flight.mp4 -o flight.mcap\n",
+    )
+    parser.add_argument("format", nargs="?", help="see --list")
+    parser.add_argument("source", nargs="?", type=Path, help="the folder or file to import")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.mcap")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the format")
+    parser.add_argument(
+        "--compression", choices=("none", "lz4", "zstd"), default="zstd", help="of the chunks (default zstd)"
+    )
+    parser.add_argument("--list", action="store_true", help="list the formats and their options")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
+
+
+def _import(args: argparse.Namespace) -> int:
+    from devices.sensors.recorded import FORMATS
+
+    if args.list:
+        for name, importer in FORMATS.items():
+            print(f"{name:<16} {importer.description}")
+            for option, (default, text) in importer.options.items():
+                print(f"{'':<16}   --set {option}={default}  {text}")
+        return 0
+    if args.format is None or args.source is None or args.output is None:
+        raise UserError("a format, a source and -o OUT.mcap are wanted: tercel import kitti-raw FOLDER -o out.mcap")
+    if args.format not in FORMATS:
+        raise UserError(f"unknown format {args.format!r}; {nearest_hint(args.format, FORMATS)}")
+    importer = FORMATS[args.format]
+    options = _typed_options(_pairs(args.set, "=", "--set"), importer.options, args.format)
+    problems: list[str] = []
+    messages = importer.read(args.source, problems=problems, **options)
+    counts = _write_recording(args.output, messages, args.compression, "import")
+    for problem in problems:
+        print(f"skipped: {problem}", file=sys.stderr)
+    if args.json:
+        _write_json(args.json, {"output": args.output.name, "counts": counts, "problems": problems})
+    return _print_counts(args.output, counts)
+
+
+def _typed_options(given: dict[str, str], known: Any, name: str) -> dict[str, Any]:
+    """The options with the types of their defaults."""
+    typed: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f"{name} has no option {key!r}; {nearest_hint(key, known)}")
+        kind = type(known[key][0])
+        try:
+            typed[key] = value.lower() in ("1", "true", "yes") if kind is bool else kind(value)
+        except ValueError:
+            raise UserError(f"--set {key}={value}: {kind.__name__} is wanted") from None
+    return typed
+
+
+def _write_recording(output: Path, messages: Iterable[Any], compression: Any, label: str) -> dict[str, int]:
+    """Write (topic, log time, message) rows; a failed or empty import leaves no file behind."""
+    from tercel.hosts.recording import RecordingWriter
+
+    counts: dict[str, int] = {}
+    progress = Progress(label)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(output.name + ".partial")
+    try:
+        with RecordingWriter(partial, compression=compression) as writer:
+            for topic, log_time_ns, message in messages:
+                writer.write(topic, log_time_ns, message)
+                counts[topic] = counts.get(topic, 0) + 1
+                progress.count(sum(counts.values()))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        progress.done()
+    partial.replace(output)
+    return counts
+
+
+def _print_counts(output: Path, counts: dict[str, int]) -> int:
+    for topic, count in sorted(counts.items()):
+        print(f"{topic:<28}{count:>8}")
+    print(f"recording: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+# --- world ---------------------------------------------------------------------------------------------------------
+
+
+def _add_world(verbs: Any) -> None:
+    parser = _verb(
+        verbs,
+        "world",
+        _world,
+        "Make a recording of a procedural world, with ground truth for everything.",
+        "  tercel world street --seed 7 -o street.mcap\n"
+        "  tercel world orchard --seed 1 --set lidar_beams=64 --set duration_s=60 -o orchard.mcap\n",
+    )
+    parser.add_argument("name", help="street or orchard")
+    parser.add_argument("--seed", type=int, required=True, help="same seed, same bytes")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mcap")
+    parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="a setting, see WorldConfig")
+    parser.add_argument(
+        "--compression", choices=("none", "lz4", "zstd"), default="zstd", help="of the chunks (default zstd)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
+
+
+def _world(args: argparse.Namespace) -> int:
+    from devices.sensors.simulated.world import WORLDS, WorldConfig, generate
+
+    if args.name not in WORLDS:
+        raise UserError(f"unknown world {args.name!r}; {nearest_hint(args.name, WORLDS)}")
+    known = {f.name: (f.default, "") for f in fields(WorldConfig) if f.name not in ("name", "seed")}
+    options = _typed_options(_pairs(args.set, "=", "--set"), known, "world")
+    try:
+        config = WorldConfig(name=args.name, seed=args.seed, **options)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    counts = _write_recording(args.output, generate(config), args.compression, "world")
+    if args.json:
+        _write_json(args.json, {"output": args.output.name, "counts": counts})
+    return _print_counts(args.output, counts)
+
+
+# --- shared --------------------------------------------------------------------------------------------------------
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+class Progress:
+    """A line on the terminal that says how far the work is; silent where stderr is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._began_s = time.monotonic()
+        self._next_s = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        """Show a bar, at most ten times a second."""
+        filled = int(30 * min(max(fraction, 0.0), 1.0))
+        self._show(f"[{'#' * filled}{'.' * (30 - filled)}] {100 * fraction:3.0f} %")
+
+    def count(self, done: int) -> None:
+        """Show a number, for work whose end is not known."""
+        self._show(f"{done} messages")
+
+    def _show(self, text: str) -> None:
+        now_s = time.monotonic()
+        if self._shown and now_s >= self._next_s:
+            self._next_s = now_s + 0.1
+            print(f"\r{self._label} {text} {now_s - self._began_s:.0f} s\033[K", end="", file=sys.stderr, flush=True)
+
+    def done(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""One replay from end to end: open, wire, run, evaluate, report. What `tercel replay` calls."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tercel.core.component import Models
+from tercel.core.errors import Rejected, UserError
+from tercel.core.messages import Message, Odometry, Transforms
+from tercel.hosts.charge import Charge, charge_measured, charge_nothing, charge_profile
+from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
+from tercel.hosts.recording import Recording, RecordingWriter, open_recording
+from tercel.hosts.replay import replay
+from tercel.report.evaluate import evaluate
+from tercel.report.html import write_report
+from tercel.report.summary import summarise, table
+
+# Small chunks, so that a killed replay has lost a second or two of results, not a minute.
+RESULT_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What the user asked for. models and remap as on the command line; charge: none, measured or a file."""
+
+    recording: Path
+    graph: str | None
+    out: Path
+    seed: int
+    models: Mapping[str, str]
+    remap: Mapping[str, str]
+    charge: str
+    threads: int
+    report: bool
+    command: str
+
+
+def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any) -> tuple[dict[str, Any], str]:
+    """Replay, write result.mcap, summary.json and report.html into options.out; returns the summary and its table.
+
+    Raises UserError for anything that the user can mend.
+    """
+    recording = open_recording(options.recording)
+    if not any(topic.count for topic in recording.topics.values()):
+        raise UserError(f"{options.recording} has no ROS 2 messages: nothing to replay")
+    graph, reason = _choose_graph(options, recording)
+    sources = bind(graph, recording, options.remap)
+    say(f"graph: {graph.name} ({reason})")
+    for problem in recording.problems:
+        say(f"recording: {problem}")
+    models = _open_models(graph, options)
+    charge = _choose_charge(options)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    result_path = options.out / "result.mcap"
+    with RecordingWriter(result_path, chunk_bytes=RESULT_CHUNK_BYTES) as writer:
+        _copy_static_transforms(recording, writer)
+        account = replay(recording, graph, sources, models=models, sink=_sink(writer), charge=charge, progress=progress)
+    progress.done()
+
+    told = {"graph_reason": reason, "charge": options.charge, "seed": options.seed, "command": options.command}
+    summary = summarise(recording, graph, sources, account, told)
+    result = open_recording(result_path)
+    summary.update(evaluate(recording, result))
+    if options.report:
+        began_s = time.perf_counter()
+        write_report(options.out / "report.html", recording, result, summary)
+        summary["wall"]["report_s"] = round(time.perf_counter() - began_s, 3)
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary, table(summary)
+
+
+def _choose_graph(options: ReplayOptions, recording: Recording) -> tuple[Graph, str]:
+    if options.graph is None:
+        graph = pick_graph(recording, options.remap, has_model=bool(options.models))
+        return graph, f"picked: the recording has {', '.join(sorted(graph.needed()))}"
+    named = {path.stem: path for path in graph_files()}
+    return load_graph(named.get(options.graph, Path(options.graph))), "as told"
+
+
+def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
+    files = graph.model_files({name: Path(file) for name, file in options.models.items()})
+    if not files:
+        return None
+    from perception.runtime import LocalModels
+
+    return LocalModels.open(files, threads=options.threads)
+
+
+def _choose_charge(options: ReplayOptions) -> Charge:
+    if options.charge == "none":
+        return charge_nothing
+    if options.charge == "measured":
+        return charge_measured
+    return charge_profile(Path(options.charge), options.seed)
+
+
+def _sink(writer: RecordingWriter) -> Callable[[str, int, Message], None]:
+    """Write every output, and each pose as a transform too, so that viewers place tracks and clouds in one frame."""
+
+    def write(topic: str, now_ns: int, message: Message) -> None:
+        writer.write(topic, now_ns, message)
+        if isinstance(message, Odometry):
+            pose = message.frame_T_child[None]
+            parents, children = (message.frame_id,), (message.child_frame_id,)
+            stamped = Transforms(
+                stamp_ns=message.stamp_ns, frame_id="", parents=parents, children=children, parent_T_child=pose
+            )
+            writer.write("/tf", now_ns, stamped)
+
+    return write
+
+
+def _copy_static_transforms(recording: Recording, writer: RecordingWriter) -> None:
+    topic = recording.topics.get("/tf_static")
+    if topic is None or topic.message_type is not Transforms:
+        return
+    for recorded in recording.messages(["/tf_static"]):
+        try:
+            writer.write("/tf_static", recorded.log_time_ns, recording.decode(recorded))
+        except Rejected:
+            continue  # the replay itself does not need it; a viewer shows the frames it has

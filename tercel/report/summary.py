@@ -1,0 +1,126 @@
+"""summary.json: one mapping that holds every number of a replay.
+
+Wall times stand under the keys `latency_ms` and `wall` and nowhere else: without them (`without_wall_times`), two
+replays of the same recording, graph and seed give the same summary.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import tercel
+from tercel.hosts.graph import Graph
+from tercel.hosts.recording import Recording
+from tercel.hosts.replay import NodeAccount, ReplayAccount
+
+WALL_KEYS = ("latency_ms", "wall")
+
+
+def quantiles_ms(values: Sequence[float]) -> dict[str, float]:
+    """p50, p90, p99 and max, zeros if there are no values."""
+    if not len(values):
+        return {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
+    p50, p90, p99, largest = np.quantile(np.asarray(values), [0.5, 0.9, 0.99, 1.0]).round(3).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99, "max": largest}
+
+
+def summarise(
+    recording: Recording, graph: Graph, sources: Mapping[str, str], account: ReplayAccount, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The summary but for what is compared with truth. options: what else the run was told (graph reason, seed...)."""
+    duration_s = (recording.end_ns - recording.start_ns) / 1e9
+    return {
+        "tercel": tercel.__version__,
+        "recording": {
+            "name": recording.path.name,
+            "duration_s": round(duration_s, 6),
+            "topics": topic_rows(recording),
+            "problems": list(recording.problems),
+            "rejected": dict(sorted((recording.rejected + account.undecodable).items())),
+        },
+        "graph": graph.name,
+        **options,
+        "sources": dict(sorted(sources.items())),
+        "components": {
+            node.name: _component(node.inputs, node.outputs, account.nodes[node.name], duration_s)
+            for node in graph.nodes
+        },
+        "wall": {
+            "replay_s": round(account.wall_s, 3),
+            "real_time_factor": round(duration_s / account.wall_s, 3) if account.wall_s else 0.0,
+            "decode_ms": quantiles_ms(account.decode_ms),
+            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        },
+    }
+
+
+def topic_rows(recording: Recording) -> dict[str, dict[str, Any]]:
+    """Type, count and rate of each topic."""
+    duration_s = (recording.end_ns - recording.start_ns) / 1e9
+    return {
+        topic.name: {
+            "type": topic.ros_type,
+            "count": topic.count,
+            "rate_hz": round((topic.count - 1) / duration_s, 2) if duration_s > 0 and topic.count > 1 else 0.0,
+        }
+        for topic in recording.topics.values()
+    }
+
+
+def _component(
+    inputs: Mapping[str, str], outputs: Mapping[str, str], account: NodeAccount, duration_s: float
+) -> dict[str, Any]:
+    rows = {
+        port: {
+            "topic": inputs[port],
+            "received": counts.received,
+            "processed": counts.processed,
+            "dropped": dict(sorted(counts.dropped.items())),
+            "rejected": dict(sorted(counts.rejected.items())),
+        }
+        for port, counts in account.ports.items()
+    }
+    return {
+        "count": len(account.took_ms),
+        "rate_hz": round(len(account.took_ms) / duration_s, 2) if duration_s > 0 else 0.0,
+        "dropped": sum(counts.dropped.total() for counts in account.ports.values()),
+        "rejected": sum(counts.rejected.total() for counts in account.ports.values()),
+        "inputs": rows,
+        "outputs": {port: {"topic": topic, "count": account.outputs[port]} for port, topic in outputs.items()},
+        "latency_ms": quantiles_ms(account.took_ms),
+        "age_ms": quantiles_ms(account.age_ms),
+    }
+
+
+def without_wall_times(summary: Any) -> Any:
+    """The summary without the keys that differ from run to run."""
+    if isinstance(summary, Mapping):
+        return {key: without_wall_times(value) for key, value in summary.items() if key not in WALL_KEYS}
+    return summary
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The numbers as people read them in a terminal."""
+    lines = [
+        f"{'component':<18}{'count':>7}{'rate Hz':>9}{'dropped':>9}{'rejected':>10}{'p50 ms':>9}{'p90':>8}{'p99':>8}{'max':>8}"
+    ]
+    for name, row in summary["components"].items():
+        ms = row["latency_ms"]
+        lines.append(
+            f"{name:<18}{row['count']:>7}{row['rate_hz']:>9.1f}{row['dropped']:>9}{row['rejected']:>10}"
+            f"{ms['p50']:>9.2f}{ms['p90']:>8.2f}{ms['p99']:>8.2f}{ms['max']:>8.2f}"
+        )
+    for title in ("odometry", "tracking_3d", "tracking_2d"):
+        if title in summary:
+            numbers = "  ".join(f"{key} {value}" for key, value in summary[title].items())
+            lines.append(f"{title}: {numbers}")
+    wall = summary["wall"]
+    lines.append(
+        f"{summary['recording']['duration_s']:.1f} s of recording in {wall['replay_s']:.1f} s: "
+        f"{wall['real_time_factor']:.1f}x real time, {wall['peak_rss_mb']:.0f} MB at most"
+    )
+    return "\n".join(lines)
