@@ -71,9 +71,7 @@ def _add_replay(verbs: Any) -> None:
         "  tercel replay drive.mcap --charge board/summary.json     # with the timings that board had\n",
     )
     parser.add_argument("recording", type=Path, help="an MCAP file, a rosbag2 folder or a ROS 1 bag")
-    parser.add_argument(
-        "--graph", metavar="FILE", help="a graph file, or the name of one of the suite's (default: picked)"
-    )
+    parser.add_argument("--graph", metavar="FILE", help="a graph file or the name of one (default: picked)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: out/NAME)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary here")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is drawn at random (default 0)")
@@ -287,6 +285,11 @@ def _world(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(args.json, {"output": args.output.name, "counts": counts})
     return _print_counts(args.output, counts)
+
+
+def _add_compression(parser: argparse.ArgumentParser) -> None:
+    choices = ("none", "lz4", "zstd")
+    parser.add_argument("--compression", choices=choices, default="zstd", help="of the chunks (default zstd)")
 
 
 # --- shared --------------------------------------------------------------------------------------------------------

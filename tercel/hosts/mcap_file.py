@@ -129,7 +129,7 @@ class McapFile:
         """Take channels, counts and chunks from the summary; False if it is missing or incomplete."""
         try:
             summary = make_reader(stream).get_summary()
-        except (McapError, struct.error, ValueError, EOFError, OverflowError):
+        except (McapError, struct.error, ValueError, EOFError, OverflowError, OSError):
             return False
         if summary is None or summary.statistics is None or not summary.channels:
             return False

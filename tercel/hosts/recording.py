@@ -229,7 +229,7 @@ class RecordingWriter:
     """
 
     def __init__(self, path: Path, *, compression: Compression = "zstd", chunk_bytes: int = 1 << 20) -> None:
-        self._stream = path.open("wb", buffering=0)
+        self._stream = path.open("wb")
         self._writer = Writer(self._stream, compression=_COMPRESSION[compression], chunk_size=chunk_bytes)
         self._writer.start(profile="ros2", library=f"tercel {tercel.__version__}")
         self._schemas: dict[str, int] = {}

@@ -87,9 +87,9 @@ def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
     files = graph.model_files({name: Path(file) for name, file in options.models.items()})
     if not files:
         return None
-    from perception.runtime import LocalModels
+    from perception.runtime import LocalModels, load_network
 
-    return LocalModels.open(files, threads=options.threads)
+    return LocalModels({name: load_network(path, threads=options.threads) for name, path in files.items()})
 
 
 def _choose_charge(options: ReplayOptions) -> Charge:

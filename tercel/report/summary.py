@@ -105,14 +105,13 @@ def without_wall_times(summary: Any) -> Any:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The numbers as people read them in a terminal."""
-    lines = [
-        f"{'component':<18}{'count':>7}{'rate Hz':>9}{'dropped':>9}{'rejected':>10}{'p50 ms':>9}{'p90':>8}{'p99':>8}{'max':>8}"
-    ]
+    columns = ("count", "rate Hz", "dropped", "rejected", "p50 ms", "p90", "p99", "max")
+    lines = [f"{'component':<18}" + "".join(f"{name:>9}" for name in columns)]
     for name, row in summary["components"].items():
         ms = row["latency_ms"]
         lines.append(
-            f"{name:<18}{row['count']:>7}{row['rate_hz']:>9.1f}{row['dropped']:>9}{row['rejected']:>10}"
-            f"{ms['p50']:>9.2f}{ms['p90']:>8.2f}{ms['p99']:>8.2f}{ms['max']:>8.2f}"
+            f"{name:<18}{row['count']:>9}{row['rate_hz']:>9.1f}{row['dropped']:>9}{row['rejected']:>9}"
+            f"{ms['p50']:>9.2f}{ms['p90']:>9.2f}{ms['p99']:>9.2f}{ms['max']:>9.2f}"
         )
     for title in ("odometry", "tracking_3d", "tracking_2d"):
         if title in summary:

@@ -74,6 +74,8 @@ def cloud_from_pointcloud2(message: Any, stamp_ns: int, frame_id: str) -> PointC
     if row_step != width * step:  # padded rows: close them up, once
         data = data[: row_step * height].reshape(height, row_step)[:, : width * step].reshape(-1)
     count = width * height
+    if count == 0:
+        return PointCloud(stamp_ns=stamp_ns, frame_id=frame_id, points_m=np.zeros((0, 3)))
     order = ">" if message.is_bigendian else "<"
 
     (x, kind_x), (y, kind_y), (z, kind_z) = fields["x"], fields["y"], fields["z"]

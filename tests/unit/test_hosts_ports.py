@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercel.core.component import Component, Input, on
+from tercel.core.messages import Imu, Message
+from tercel.hosts.ports import DUPLICATE, QUEUE_FULL, UNPAIRED, WENT_BACK, Ports
+
+
+@dataclass(frozen=True)
+class Nothing:
+    pass
+
+
+class Pair(Component):
+    Config = Nothing
+    a = Input(Imu, depth=3)
+    b = Input(Imu, queue="all")
+    c = Input(Imu, late="accept", depth=2)
+
+    @on(a, b, tolerance_ms=10)
+    def both(self, a: Imu, b: Imu) -> dict[str, Message]:
+        return {}
+
+    @on(c)
+    def alone(self, c: Imu) -> dict[str, Message]:
+        return {}
+
+
+def message(stamp_ms: float) -> Imu:
+    zero = np.zeros(3)
+    return Imu(stamp_ns=round(stamp_ms * 1e6), frame_id="imu", angular_velocity_radps=zero, linear_acceleration_mps2=zero)  # fmt: skip
+
+
+def test_messages_of_one_instant_are_paired_within_the_tolerance() -> None:
+    ports = Ports(Pair)
+    ports.offer("a", message(0))
+    assert ports.next_call() is None
+    ports.offer("b", message(9))
+    call = ports.next_call()
+    assert call is not None
+    assert [m.stamp_ns for m in call.messages] == [0, 9_000_000]
+
+
+def test_a_message_without_a_partner_is_dropped_once_a_later_pair_is_there() -> None:
+    ports = Ports(Pair)
+    for stamp in (0, 100):
+        ports.offer("a", message(stamp))
+    ports.offer("b", message(100))
+    call = ports.next_call()
+    assert call is not None
+    assert call.messages[0].stamp_ns == 100_000_000
+    assert ports.accounts["a"].dropped == {UNPAIRED: 1}
+
+
+def test_a_full_queue_keeps_the_newest_and_counts_the_oldest() -> None:
+    ports = Ports(Pair)
+    for stamp in range(5):
+        ports.offer("a", message(stamp))
+    assert ports.accounts["a"].dropped == {QUEUE_FULL: 2}
+    ports.offer("b", message(2))
+    call = ports.next_call()
+    assert call is not None
+    assert call.messages[0].stamp_ns == 2_000_000
+
+
+def test_duplicates_and_stamps_that_go_back_are_rejected_each_under_its_name() -> None:
+    ports = Ports(Pair)
+    for stamp in (10, 10, 5, 11):
+        ports.offer("b", message(stamp))
+    assert ports.accounts["b"].rejected == {DUPLICATE: 1, WENT_BACK: 1}
+
+
+def test_a_port_that_orders_for_itself_takes_late_messages() -> None:
+    ports = Ports(Pair)
+    for stamp in (10, 5):
+        ports.offer("c", message(stamp))
+    assert not ports.accounts["c"].rejected
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(-20, 60), st.booleans(), st.booleans()), max_size=80),
+)
+def test_every_message_is_accounted_for_at_any_moment(events: list[tuple[str, int, bool, bool]]) -> None:
+    ports = Ports(Pair)
+    for port, stamp, take, refuse in events:
+        ports.offer(port, message(stamp))
+        if take and (call := ports.next_call()) is not None:
+            if len(call.messages) == 2:
+                assert abs(call.messages[0].stamp_ns - call.messages[1].stamp_ns) <= 10_000_000
+            ports.settle(call, "refused" if refuse else None)
+        waiting = sum(
+            a.received - a.processed - a.dropped.total() - a.rejected.total() for a in ports.accounts.values()
+        )
+        assert waiting == ports.waiting
+    ports.drop_waiting()
+    for account in ports.accounts.values():
+        assert account.received == account.processed + account.dropped.total() + account.rejected.total()
