@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tercel
+from tercel.core.component import config_from_mapping
 from tercel.core.errors import UserError, nearest_hint
 
 
@@ -184,16 +185,16 @@ def _import(args: argparse.Namespace) -> int:
 
     if args.list:
         for name, importer in FORMATS.items():
-            print(f"{name:<16} {importer.description}")
-            for option, (default, text) in importer.options.items():
-                print(f"{'':<16}   --set {option}={default}  {text}")
+            print(f"{name:<16} {importer.summary}")
+            for key, option in importer.options.items():
+                print(f"{'':<16}   --set {key}={option.default}  {option.help}")
         return 0
     if args.format is None or args.source is None or args.output is None:
         raise UserError("a format, a source and -o OUT.mcap are wanted: tercel import kitti-raw FOLDER -o out.mcap")
     if args.format not in FORMATS:
         raise UserError(f"unknown format {args.format!r}; {nearest_hint(args.format, FORMATS)}")
     importer = FORMATS[args.format]
-    options = _typed_options(_pairs(args.set, "=", "--set"), importer.options, args.format)
+    options = importer.parse_options(_pairs(args.set, "=", "--set"))
     problems: list[str] = []
     messages = importer.read(args.source, problems=problems, **options)
     counts = _write_recording(args.output, messages, args.compression, "import")
@@ -202,20 +203,6 @@ def _import(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(args.json, {"output": args.output.name, "counts": counts, "problems": problems})
     return _print_counts(args.output, counts)
-
-
-def _typed_options(given: dict[str, str], known: Any, name: str) -> dict[str, Any]:
-    """The options with the types of their defaults."""
-    typed: dict[str, Any] = {}
-    for key, value in given.items():
-        if key not in known:
-            raise UserError(f"{name} has no option {key!r}; {nearest_hint(key, known)}")
-        kind = type(known[key][0])
-        try:
-            typed[key] = value.lower() in ("1", "true", "yes") if kind is bool else kind(value)
-        except ValueError:
-            raise UserError(f"--set {key}={value}: {kind.__name__} is wanted") from None
-    return typed
 
 
 def _write_recording(output: Path, messages: Iterable[Any], compression: Any, label: str) -> dict[str, int]:
@@ -275,16 +262,24 @@ def _world(args: argparse.Namespace) -> int:
 
     if args.name not in WORLDS:
         raise UserError(f"unknown world {args.name!r}; {nearest_hint(args.name, WORLDS)}")
-    known = {f.name: (f.default, "") for f in fields(WorldConfig) if f.name not in ("name", "seed")}
-    options = _typed_options(_pairs(args.set, "=", "--set"), known, "world")
-    try:
-        config = WorldConfig(name=args.name, seed=args.seed, **options)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    options = _world_settings(args, {f.name: type(f.default) for f in fields(WorldConfig)})
+    config = config_from_mapping(WorldConfig, {"name": args.name, "seed": args.seed, **options}, where="world")
     counts = _write_recording(args.output, generate(config), args.compression, "world")
     if args.json:
         _write_json(args.json, {"output": args.output.name, "counts": counts})
     return _print_counts(args.output, counts)
+
+
+def _world_settings(args: argparse.Namespace, kinds: dict[str, type]) -> dict[str, Any]:
+    """The settings, with the types that WorldConfig's defaults have."""
+    settings: dict[str, Any] = {}
+    for key, text in _pairs(args.set, "=", "--set").items():
+        kind = kinds.get(key, str)
+        try:
+            settings[key] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
+        except ValueError:
+            raise UserError(f"--set {key}={text}: {kind.__name__} is wanted") from None
+    return settings
 
 
 def _add_compression(parser: argparse.ArgumentParser) -> None:

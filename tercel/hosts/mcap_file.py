@@ -64,6 +64,7 @@ class McapFile:
     problems: list[str] = field(default_factory=list)
     _bytes: memoryview = field(default_factory=lambda: memoryview(b""))
     _chunks: list[_Chunk] = field(default_factory=list)
+    _map: mmap.mmap | None = None
 
     @classmethod
     def open(cls, path: Path) -> McapFile:
@@ -72,10 +73,11 @@ class McapFile:
         if size == 0:
             raise UserError(f"{path} is empty (zero bytes): record or import it again")
         with path.open("rb") as stream:
-            mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            file_map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = memoryview(file_map)
             if bytes(mapped[: len(MAGIC)]) != MAGIC:
                 raise UserError(f"{path} is not an MCAP file (wrong magic bytes): see 'tercel import --help'")
-            file = cls(_bytes=mapped)
+            file = cls(_bytes=mapped, _map=file_map)
             if not file._read_summary(stream):
                 file._scan()
         file._chunks.sort(key=lambda c: (c.start_ns, c.begin))
@@ -89,6 +91,7 @@ class McapFile:
         wanted = frozenset(channel_ids)
         waiting: list[tuple[int, int, int, memoryview]] = []
         for chunk in self._chunks:
+            self._release_pages()
             while waiting and waiting[0][0] < chunk.start_ns:
                 log_time_ns, _, channel_id, data = heapq.heappop(waiting)
                 yield RawMessage(channel_id, log_time_ns, data)
@@ -100,6 +103,11 @@ class McapFile:
                 waiting = sorted(rows)  # a sorted list is a heap
         for log_time_ns, _, channel_id, data in sorted(waiting):
             yield RawMessage(channel_id, log_time_ns, data)
+
+    def _release_pages(self) -> None:
+        """Let the system take back the pages read so far: a view that is still held reads them again if it must."""
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def _messages_of(self, chunk: _Chunk, wanted: frozenset[int]) -> list[tuple[int, int, int, memoryview]]:
         records = self._open_chunk(chunk)

@@ -17,7 +17,6 @@ from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
 from tercel.hosts.recording import Recording, RecordingWriter, open_recording
 from tercel.hosts.replay import replay
 from tercel.report.evaluate import evaluate
-from tercel.report.html import write_report
 from tercel.report.summary import summarise, table
 
 # Small chunks, so that a killed replay has lost a second or two of results, not a minute.
@@ -68,6 +67,8 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
     result = open_recording(result_path)
     summary.update(evaluate(recording, result))
     if options.report:
+        from tercel.report.html import write_report
+
         began_s = time.perf_counter()
         write_report(options.out / "report.html", recording, result, summary)
         summary["wall"]["report_s"] = round(time.perf_counter() - began_s, 3)
