@@ -65,7 +65,7 @@ class Trajectory:
 
     @classmethod
     def of(cls, topic: str, poses: Sequence[Odometry]) -> Trajectory:
-        """The poses in order of stamp: one for each stamp, those with a NaN left out. Raises ValueError if none is left.
+        """The poses in order of stamp, one for each, without those that hold a NaN. Raises ValueError if none is left.
 
         The frames are those of the first pose; poses between other frames are left out as well.
         """
@@ -97,14 +97,12 @@ class Trajectory:
         """
         after = int(np.searchsorted(self.stamps_ns, stamp_ns))
         if after < len(self.stamps_ns) and self.stamps_ns[after] == stamp_ns:
-            pose: Array = self.frame_T_child[after]
-            return pose
+            return np.asarray(self.frame_T_child[after])
         if after in (0, len(self.stamps_ns)):
             end = min(after, len(self.stamps_ns) - 1)
             if abs(int(self.stamps_ns[end]) - stamp_ns) > slack_ns:
                 raise KeyError(f"{self.topic} has no pose at this time")
-            pose = self.frame_T_child[end]
-            return pose
+            return np.asarray(self.frame_T_child[end])
         begin_ns, end_ns = int(self.stamps_ns[after - 1]), int(self.stamps_ns[after])
         if end_ns - begin_ns > 2 * slack_ns:
             raise KeyError(f"{self.topic} has a gap at this time")

@@ -1,0 +1,133 @@
+"""The camera's picture of one instant with what was found in it: boxes of the image, and boxes of space projected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tercel.core import geometry
+from tercel.core.messages import CameraInfo, Tracks2D, Tracks3D
+from tercel.report.drawing import Panel, data_uri, esc, hue_of_class, hue_of_id
+from tercel.report.snapshots import Picture
+
+Array = NDArray[Any]
+
+_NEAR_M = 0.2
+_FAR_M = 120.0
+# Corner pairs of geometry.box_corners: bottom, top, uprights.
+_EDGES = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [4, 5], [5, 6], [6, 7], [7, 4], [0, 4], [1, 5], [2, 6], [3, 7]])
+
+
+def name_of(tracks: Tracks2D | Tracks3D, row: int) -> str:
+    """The class of one box, as it is shown."""
+    label = int(tracks.labels[row])
+    return tracks.class_names[label] if 0 <= label < len(tracks.class_names) else ""
+
+
+def hue_of(tracks: Tracks2D | Tracks3D, row: int) -> str:
+    """A track's own hue; a detection without an id has that of its class."""
+    identity = int(tracks.ids[row])
+    return hue_of_id(identity) if identity >= 0 else hue_of_class(name_of(tracks, row))
+
+
+def tag_of(tracks: Tracks2D | Tracks3D, row: int) -> str:
+    """The label of a box, as HTML. On narrow screens the page hides all but the id."""
+    identity, name, score = int(tracks.ids[row]), esc(name_of(tracks, row)), float(tracks.scores[row])
+    rest = f"{name} {score:.2f}" if name else f"{score:.2f}"
+    return f"<b>{identity}</b><i> {rest}</i>" if identity >= 0 else f"<i>{rest}</i>"
+
+
+def project(camera: CameraInfo, points_m: Array) -> Array:
+    """Pixels (..., 2) of points (..., 3) in the camera's optical frame, all in front of it (sensor_msgs/CameraInfo).
+
+    Without distortion by P and R, or by K where P is empty. Distorted images by K and the distortion model; points
+    well outside the image, where the models' polynomials turn back, become NaN.
+    """
+    if not np.any(camera.distortion):
+        if camera.projection[0, 0]:
+            rotated = points_m @ camera.rectification.T if np.any(camera.rectification) else points_m
+            homogeneous = rotated @ camera.projection[:, :3].T + camera.projection[:, 3]
+        else:
+            homogeneous = points_m @ camera.intrinsics.T
+        flat: Array = homogeneous[..., :2] / homogeneous[..., 2:]
+        return flat
+    rays = (points_m[..., :2] / points_m[..., 2:]).reshape(-1, 1, 2)
+    k = camera.intrinsics
+    if camera.distortion_model == "equidistant":
+        pixels = cv2.fisheye.distortPoints(rays, k, camera.distortion[:4])
+    else:
+        solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
+        pixels = cv2.projectPoints(solid, np.zeros(3), np.zeros(3), k, camera.distortion)[0]
+    corner = np.array(
+        [max(k[0, 2], camera.width_px - k[0, 2]) / k[0, 0], max(k[1, 2], camera.height_px - k[1, 2]) / k[1, 1]]
+    )
+    outside = np.linalg.norm(rays, axis=2) > 1.3 * np.linalg.norm(corner)
+    return np.where(outside[..., None], np.nan, pixels).reshape(*points_m.shape[:-1], 2)
+
+
+def wireframes(camera: CameraInfo, corners_m: Array) -> Array:
+    """The edges (N, 12, 2, 2) px of boxes whose corners (N, 8, 3) are in the camera's frame; NaN where not in view.
+
+    Edges that pass the camera are cut off just before it.
+    """
+    edges = corners_m[:, _EDGES]
+    depth = edges[..., 2]
+    ends, others = edges, edges[..., ::-1, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = (_NEAR_M - depth) / (depth[..., ::-1] - depth)
+        cut = ends + share[..., None] * (others - ends)
+        clipped = np.where((depth < _NEAR_M)[..., None], cut, ends)
+        pixels = project(camera, clipped)
+    behind = (depth < _NEAR_M).all(axis=-1) | ~np.isfinite(pixels).all(axis=(-1, -2))
+    return np.where(behind[..., None, None], np.nan, np.clip(pixels, -1e4, 1e4))
+
+
+def camera_panel(picture: Picture | None, size_px: tuple[int, int], label: str) -> tuple[Panel, str]:
+    """An empty panel in the image's pixels, and its background; without a picture it stays blank."""
+    panel = Panel(size_px[0], size_px[1], label, "camera")
+    if picture is None:
+        return panel, ""
+    return panel, f'<img src="{data_uri("jpeg", picture.jpeg)}" alt="{esc(label)}">'
+
+
+def draw_boxes_2d(panel: Panel, tracks: Tracks2D, *, truth: bool = False) -> None:
+    """Rectangles with class, score and id."""
+    boxes = tracks.boxes_xyxy_px.astype(np.float64)
+    for row in np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist():
+        x0, y0, x1, y1 = boxes[row].tolist()
+        if truth:
+            panel.rectangle(x0, y0, x1 - x0, y1 - y0, "box truth")
+            continue
+        hue = hue_of(tracks, row)
+        panel.rectangle(x0, y0, x1 - x0, y1 - y0, "box flat", hue=hue)
+        panel.text(min(max(x0, 0), panel.width), max(y0, 0), tag_of(tracks, row), "tag", hue=hue)
+
+
+def draw_boxes_3d(
+    panel: Panel, camera: CameraInfo, camera_T_frame: Array, tracks: Tracks3D, *, tags: bool, truth: bool = False
+) -> None:
+    """Boxes of space as wireframes, the farthest first; the front face is marked by a cross-bar... on its diagonals."""
+    corners = geometry.box_corners(tracks.centers_m, tracks.sizes_m, tracks.yaws_rad)
+    corners = corners @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
+    lines = wireframes(camera, corners)
+    lines *= np.array(
+        [panel.width / (camera.width_px or panel.width), panel.height / (camera.height_px or panel.height)]
+    )
+    distance = np.linalg.norm(corners.mean(axis=1), axis=1)
+    for row in np.argsort(-distance, kind="stable").tolist():
+        seen = lines[row][np.isfinite(lines[row]).all(axis=(1, 2))]
+        if not len(seen) or distance[row] > _FAR_M:
+            continue
+        low, high = seen.min(axis=(0, 1)), seen.max(axis=(0, 1))
+        if (high < 0).any() or low[0] > panel.width or low[1] > panel.height:
+            continue
+        if truth:
+            panel.segments(list(seen), "box truth")
+            continue
+        hue = hue_of(tracks, row)
+        panel.segments(list(seen), "box wire", hue=hue)
+        if tags:
+            panel.text(min(max(low[0], 0), panel.width), max(low[1], 0), tag_of(tracks, row), "tag", hue=hue)
