@@ -37,7 +37,7 @@ Array = NDArray[Any]
 
 KITTI_VALIDATION = ("0001", "0006", "0008", "0010", "0012", "0013", "0014", "0015", "0016", "0018", "0019")
 MOT15_CONFIG = Tracker2DConfig(min_score=0.0, min_hits=3, max_age_s=0.2, max_tentative_age_s=0.2)
-KITTI_CONFIG = Tracker3DConfig(min_score=2.0, start_score=3.0, min_hits=3, coast_s=0.0)
+KITTI_CONFIG = Tracker3DConfig(min_score=2.0, start_score=3.0, min_hits=3, max_tentative_age_s=0.3, coast_s=0.0)
 
 
 def data_folder() -> Path:

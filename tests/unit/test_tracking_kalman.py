@@ -34,12 +34,13 @@ def random_spd(rng: np.random.Generator, size: int, count: int) -> Array:
     return np.moveaxis(factor @ np.swapaxes(factor, 1, 2) + 0.05 * np.eye(size), 0, -1)
 
 
-systems = given(
-    seed=st.integers(0, 2**31), d=st.integers(1, 5), count=st.integers(0, 7), dt=st.floats(0.0, 3.0), per_track=st.booleans()
-)  # fmt: skip
-
-
-@systems
+@given(
+    seed=st.integers(0, 2**31),
+    d=st.integers(1, 5),
+    count=st.integers(0, 7),
+    dt=st.floats(0.0, 3.0),
+    per_track=st.booleans(),
+)
 @settings(max_examples=80, deadline=None)
 def test_the_batch_equals_a_textbook_filter_for_each_track(
     seed: int, d: int, count: int, dt: float, per_track: bool

@@ -1,0 +1,1 @@
+"""Detections over time in, tracks out: objects with an identity, a velocity and an age."""

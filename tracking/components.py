@@ -1,0 +1,110 @@
+"""The trackers as components: messages in, messages out; the work is in tracker, image_motion and world_motion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tercel.core.component import Component, Input, Models, Output, Outputs, on
+from tercel.core.errors import Rejected
+from tercel.core.geometry import orthonormalise
+from tercel.core.messages import Detections2D, Detections3D, Odometry, Tracks2D, Tracks3D
+from tracking.image_motion import ImageMotion, Tracker2DConfig
+from tracking.tracker import Step, Tracker
+from tracking.world_motion import Tracker3DConfig, WorldMotion
+
+_PAIRING_MS = 50.0
+
+
+class Tracker2D(Component):
+    """Boxes in an image to tracks in that image: the confirmed ones, with the stamp and frame of the detections.
+
+    `last_step` is the account of the latest detections.
+    """
+
+    Config = Tracker2DConfig
+    detections = Input(Detections2D)
+    tracks = Output(Tracks2D)
+
+    def __init__(self, config: Tracker2DConfig | None = None, models: Models | None = None) -> None:
+        super().__init__(config, models)
+        self._motion = ImageMotion(self.config)
+        self._tracker = Tracker(self.config, self._motion)
+        self._stream: tuple[Any, ...] | None = None
+        self.last_step: Step | None = None
+
+    @on(detections)
+    def step(self, detections: Detections2D) -> Outputs:
+        """Raises Rejected for a stamp that is not after the last one, and for another frame or other class names."""
+        self._stream = _same_stream(self._stream, (detections.frame_id, detections.class_names))
+        self.last_step = self._tracker.step(ImageMotion.observe(detections))
+        shown = self._tracker.reported()
+        table = self._tracker.table
+        return {
+            "tracks": Tracks2D(
+                stamp_ns=detections.stamp_ns,
+                frame_id=detections.frame_id,
+                class_names=detections.class_names,
+                boxes_xyxy_px=self._motion.boxes_xyxy_px[shown],
+                scores=table.scores[shown],
+                labels=table.labels[shown],
+                ids=table.ids[shown],
+                velocities_px_per_s=self._motion.state.velocities[:2, shown].T,
+                ages_s=(detections.stamp_ns - table.first_ns[shown]) * 1e-9,
+            )
+        }
+
+
+class Tracker3D(Component):
+    """Boxes in a sensor's frame, with that sensor's pose, to tracks in the pose's fixed frame: the confirmed ones.
+
+    `last_step` is the account of the latest detections.
+    """
+
+    Config = Tracker3DConfig
+    detections = Input(Detections3D)
+    odometry = Input(Odometry)
+    tracks = Output(Tracks3D)
+
+    def __init__(self, config: Tracker3DConfig | None = None, models: Models | None = None) -> None:
+        super().__init__(config, models)
+        self._motion = WorldMotion(self.config)
+        self._tracker = Tracker(self.config, self._motion)
+        self._stream: tuple[Any, ...] | None = None
+        self.last_step: Step | None = None
+
+    @on(detections, odometry, tolerance_ms=_PAIRING_MS)
+    def step(self, detections: Detections3D, odometry: Odometry) -> Outputs:
+        """Raises Rejected for an unusable pose, a stamp that is not after the last one, other frames or classes."""
+        if detections.frame_id != odometry.child_frame_id:
+            raise Rejected("detections and odometry are of different sensor frames")
+        try:
+            world_T_sensor = orthonormalise(odometry.frame_T_child)
+        except ValueError:
+            raise Rejected("odometry is not a rigid transform") from None
+        names = (odometry.frame_id, detections.frame_id, detections.class_names)
+        self._stream = _same_stream(self._stream, names)
+        self.last_step = self._tracker.step(WorldMotion.observe(detections, world_T_sensor))
+        shown = self._tracker.reported()
+        table, motion = self._tracker.table, self._motion
+        return {
+            "tracks": Tracks3D(
+                stamp_ns=detections.stamp_ns,
+                frame_id=odometry.frame_id,
+                class_names=detections.class_names,
+                centers_m=motion.state.positions[:, shown].T,
+                sizes_m=motion.sizes_m[shown],
+                yaws_rad=motion.yaws_rad[shown],
+                scores=table.scores[shown],
+                labels=table.labels[shown],
+                ids=table.ids[shown],
+                velocities_mps=motion.state.velocities[:, shown].T,
+                ages_s=(detections.stamp_ns - table.first_ns[shown]) * 1e-9,
+            )
+        }
+
+
+def _same_stream(first: tuple[Any, ...] | None, now: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The frames and classes that the stream began with. Raises Rejected where they have changed."""
+    if first is not None and now != first:
+        raise Rejected("frame or classes changed within the stream")
+    return now
