@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_detection.py [--threads 2] [--json FILE] [MODEL.onnx ...]
 
-Without models: all of TERCEL_DATA/models, else of ../shared/data/models beside the repository. The images are the 128 val
-images of img_coco256; non-maximum suppression at 0.6 and scores from 0.01, as the models' README measured them.
+Without models: all of TERCEL_DATA/models, else of ../shared/data/models beside the repository. The images are the
+128 val images of img_coco256; non-maximum suppression at 0.6 and scores from 0.01, as the models' README measured them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import numpy as np
 from perception.average_precision import average_precision
 from perception.camera_detector import CameraDetector, CameraDetectorConfig
 from perception.coco import COCO_CLASSES
-from perception.decoders import decode
 from perception.images import TensorMaker
 from perception.runtime import LocalModels, Network, load_network
 from tercel.core.errors import UserError
 from tercel.core.messages import Detections2D, Image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EVALUATION = CameraDetectorConfig(score_threshold=0.01, nms_iou=0.6)
+EVALUATION = CameraDetectorConfig(score_threshold=0.01, nms_iou=0.6, multi_label=True)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def load_labelled_images(folder: Path, part: str = "val2017") -> list[LabelledIm
     """img_coco256 in YOLO's layout: images/PART/*.jpg, labels/PART/*.txt of `class cx cy w h`, normalised."""
     labelled = []
     for index, path in enumerate(sorted((folder / "images" / part).glob("*.jpg"))):
-        pixels = cv2.imread(str(path))
+        pixels = np.asarray(cv2.imread(str(path)))
         rows = np.loadtxt(folder / "labels" / part / f"{path.stem}.txt", ndmin=2).reshape(-1, 5)
         size_wh = np.array(pixels.shape[1::-1])
         centres, halves = rows[:, 1:3] * size_wh, rows[:, 3:5] * size_wh / 2.0
@@ -103,8 +102,7 @@ def stage_times_ms(network: Network, labelled: list[LabelledImage]) -> dict[str,
         made = time.perf_counter()
         outputs = network.run(tensor)
         inferred = time.perf_counter()
-        boxes = decode(detector.spec, outputs, detector.config.score_threshold)
-        detector.finish(boxes, placement)
+        detector.boxes_from_outputs(outputs, placement)
         done = time.perf_counter()
         for name, seconds in zip(times, (made - start, inferred - made, done - inferred), strict=True):
             times[name].append(seconds * 1e3)

@@ -1,0 +1,1 @@
+"""Perception: images and clouds -> detections and depth."""
