@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from tercel.core import geometry
 from tercel.core.messages import Tracks3D
-from tercel.report.camera_view import hue_of
-from tercel.report.drawing import Panel, data_uri, nice_step, number, palette_png, thin
+from tercel.report.camera_view import hue_of, words_of
+from tercel.report.drawing import Panel, data_uri, nice_step, number, palette_png, thin, uncrowded
 from tercel.report.snapshots import Instant
 
 Array = NDArray[Any]
@@ -123,16 +123,31 @@ def draw_boxes(panel: Panel, view: View, view_T_frame: Array, tracks: Tracks3D, 
     """Outlines with a stroke from the middle to the front, and the id."""
     corners = geometry.box_corners(tracks.centers_m, tracks.sizes_m, tracks.yaws_rad)[:, :4]
     corners = corners @ view_T_frame[:3, :3].T + view_T_frame[:3, 3]
-    for row in np.flatnonzero(np.isfinite(corners).all(axis=(1, 2))).tolist():
-        outline = view.place(corners[row])
-        centre, front = outline.mean(axis=0), (outline[0] + outline[3]) / 2
-        if not ((centre >= 0) & (centre <= SIZE)).all():
-            continue
+    outlines = view.place(corners.reshape(-1, 3)).reshape(-1, 4, 2)
+    centres = outlines.mean(axis=1)
+    inside = np.flatnonzero(((centres >= 0) & (centres <= SIZE)).all(axis=1)).tolist()
+    for row in inside:
+        outline = outlines[row]
         loop = np.concatenate([outline, outline[:1]])
         if truth:
             panel.segments([loop], "box truth")
             continue
-        hue = hue_of(tracks, row)
-        panel.segments([loop, np.stack([centre, front])], "box flat", hue=hue)
-        if tracks.ids[row] >= 0:
-            panel.text(float(outline[:, 0].max()), float(outline[:, 1].min()), f"{tracks.ids[row]}", "mark", hue=hue)
+        front = np.stack([centres[row], (outline[0] + outline[3]) / 2])
+        panel.segments([loop, front], "box flat", hue=hue_of(tracks, row), title=words_of(tracks, row))
+    if not truth:
+        _draw_marks(panel, tracks, inside, outlines)
+
+
+def _draw_marks(panel: Panel, tracks: Tracks3D, rows: Sequence[int], outlines: Array) -> None:
+    """The ids at the boxes' upper right, those of large boxes rather than those that would cover them.
+
+    "more" are the ones that would do so where the picture is half as wide.
+    """
+    places = np.stack([outlines[:, :, 0].max(axis=1), outlines[:, :, 1].min(axis=1)], axis=1)
+    sizes = np.stack([8.0 * np.array([len(str(i)) for i in tracks.ids.tolist()]), np.full(len(outlines), 14.0)], axis=1)
+    areas_m2 = tracks.sizes_m[:, 0] * tracks.sizes_m[:, 1]
+    by_size = sorted((row for row in rows if tracks.ids[row] >= 0), key=lambda row: (-areas_m2[row], row))
+    roomy = set(uncrowded(places, 2 * sizes, by_size))
+    for row in uncrowded(places, sizes, by_size):
+        css = "mark" if row in roomy else "mark more"
+        panel.text(places[row, 0], places[row, 1], str(tracks.ids[row]), css, hue=hue_of(tracks, row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from tercel.core import geometry
 from tercel.core.messages import CameraInfo, Tracks2D, Tracks3D
-from tercel.report.drawing import Panel, data_uri, esc, hue_of_class, hue_of_id
+from tercel.report.drawing import Panel, data_uri, esc, hue_of_class, hue_of_id, uncrowded
 from tercel.report.snapshots import Picture
 
 Array = NDArray[Any]
@@ -38,6 +39,13 @@ def tag_of(tracks: Tracks2D | Tracks3D, row: int) -> str:
     identity, name, score = int(tracks.ids[row]), esc(name_of(tracks, row)), float(tracks.scores[row])
     rest = f"{name} {score:.2f}" if name else f"{score:.2f}"
     return f"<b>{identity}</b><i> {rest}</i>" if identity >= 0 else f"<i>{rest}</i>"
+
+
+def words_of(tracks: Tracks2D | Tracks3D, row: int) -> str:
+    """The same in words, for the pointer that rests on a box."""
+    identity = int(tracks.ids[row])
+    start = f"track {identity}: " if identity >= 0 else ""
+    return f"{start}{name_of(tracks, row) or 'object'}, score {float(tracks.scores[row]):.2f}"
 
 
 def project(camera: CameraInfo, points_m: Array) -> Array:
@@ -96,38 +104,46 @@ def camera_panel(picture: Picture | None, size_px: tuple[int, int], label: str) 
 def draw_boxes_2d(panel: Panel, tracks: Tracks2D, *, truth: bool = False) -> None:
     """Rectangles with class, score and id."""
     boxes = tracks.boxes_xyxy_px.astype(np.float64)
-    for row in np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist():
+    rows = np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist()
+    for row in rows:
         x0, y0, x1, y1 = boxes[row].tolist()
-        if truth:
-            panel.rectangle(x0, y0, x1 - x0, y1 - y0, "box truth")
-            continue
-        hue = hue_of(tracks, row)
-        panel.rectangle(x0, y0, x1 - x0, y1 - y0, "box flat", hue=hue)
-        panel.text(min(max(x0, 0), panel.width), max(y0, 0), tag_of(tracks, row), "tag", hue=hue)
+        hue, css, title = ("", "box truth", "") if truth else (hue_of(tracks, row), "box flat", words_of(tracks, row))
+        panel.rectangle(x0, y0, x1 - x0, y1 - y0, css, hue=hue or None, title=title)
+    if not truth:
+        _draw_tags(panel, tracks, rows, boxes[:, :2])
 
 
 def draw_boxes_3d(
     panel: Panel, camera: CameraInfo, camera_T_frame: Array, tracks: Tracks3D, *, tags: bool, truth: bool = False
 ) -> None:
-    """Boxes of space as wireframes, the farthest first; the front face is marked by a cross-bar... on its diagonals."""
+    """Boxes of space as wireframes, the farthest first."""
     corners = geometry.box_corners(tracks.centers_m, tracks.sizes_m, tracks.yaws_rad)
     corners = corners @ camera_T_frame[:3, :3].T + camera_T_frame[:3, 3]
-    lines = wireframes(camera, corners)
-    lines *= np.array(
-        [panel.width / (camera.width_px or panel.width), panel.height / (camera.height_px or panel.height)]
-    )
-    distance = np.linalg.norm(corners.mean(axis=1), axis=1)
-    for row in np.argsort(-distance, kind="stable").tolist():
+    calibrated_px = np.array([camera.width_px or panel.width, camera.height_px or panel.height])
+    lines = wireframes(camera, corners) * np.array([panel.width, panel.height]) / calibrated_px
+    distance_m = np.linalg.norm(corners.mean(axis=1), axis=1)
+    places = np.zeros((len(lines), 2))
+    shown = []
+    for row in np.argsort(-distance_m, kind="stable").tolist():
         seen = lines[row][np.isfinite(lines[row]).all(axis=(1, 2))]
-        if not len(seen) or distance[row] > _FAR_M:
+        if not len(seen) or not distance_m[row] < _FAR_M:
             continue
         low, high = seen.min(axis=(0, 1)), seen.max(axis=(0, 1))
         if (high < 0).any() or low[0] > panel.width or low[1] > panel.height:
             continue
-        if truth:
-            panel.segments(list(seen), "box truth")
-            continue
-        hue = hue_of(tracks, row)
-        panel.segments(list(seen), "box wire", hue=hue)
-        if tags:
-            panel.text(min(max(low[0], 0), panel.width), max(low[1], 0), tag_of(tracks, row), "tag", hue=hue)
+        hue, css, title = ("", "box truth", "") if truth else (hue_of(tracks, row), "box wire", words_of(tracks, row))
+        panel.segments(list(seen), css, hue=hue or None, title=title)
+        places[row] = low
+        shown.append(row)
+    if tags and not truth:
+        _draw_tags(panel, tracks, shown[::-1], places)
+
+
+def _draw_tags(panel: Panel, tracks: Tracks2D | Tracks3D, rows: Sequence[int], places: Array) -> None:
+    """Labels at the upper left corners, those that come first rather than those that would cover them."""
+    places = np.clip(places, 0, [panel.width, panel.height])
+    unit = panel.width / 800  # a CSS pixel where the picture is about that wide
+    letters = np.array([len(words_of(tracks, row)) - 9 for row in range(len(tracks.scores))])
+    sizes = np.stack([letters * 6.5, np.full(len(letters), 15.0)], axis=1) * unit
+    for row in uncrowded(places, sizes, rows):
+        panel.text(places[row, 0], places[row, 1], tag_of(tracks, row), "tag", hue=hue_of(tracks, row))

@@ -15,6 +15,7 @@ from tercel.report.track_paths import TrackPath
 Array = NDArray[Any]
 
 MAX_ROWS = 60
+_MAX_MAPPED = 1000
 _MAP_WIDTH = 760.0
 _MARGIN = (46.0, 14.0, 18.0, 30.0)  # left, top, right, bottom
 
@@ -50,10 +51,7 @@ def map_panel(estimate: Trajectory, true: Array | None, paths: Sequence[TrackPat
     axes = _map_axes(np.concatenate(laid), [path.centers[:, :2] for path in paths])
     panel = Panel(_MAP_WIDTH, axes.top + axes.height + _MARGIN[3], "Map of the estimated way", "chart map")
     axes.draw(panel, x_unit="m", y_unit="m")
-    for path in paths:
-        inside = _inside(axes, path.centers[:, :2])
-        if inside.sum() > 1:
-            panel.line(axes.place(thin(path.centers[inside, :2], 60)), "track-path", hue=hue_of_id(path.identity))
+    _draw_tracks(panel, axes, paths)
     if true is not None:
         panel.line(axes.place(thin(true[:, :2, 3], 1200)), "true-way")
     panel.line(axes.place(thin(way, 1200)), "way")
@@ -62,6 +60,17 @@ def map_panel(estimate: Trajectory, true: Array | None, paths: Sequence[TrackPat
     panel.text(x1, y1, "end", "point end")
     _scale_bar(panel, axes)
     return panel, axes
+
+
+def _draw_tracks(panel: Panel, axes: Axes, paths: Sequence[TrackPath]) -> None:
+    """What stands as dots, what moves as lines in the tracks' colours: those seen longest, if there are many."""
+    for path in sorted(paths, key=lambda path: (path.first_ns - path.last_ns, path.identity))[:_MAX_MAPPED]:
+        places = path.centers[:, :2] if path.moves else np.median(path.centers[:, :2], axis=0)[None]
+        inside = axes.place(places[_inside(axes, places)])
+        if path.moves and len(inside) > 1:
+            panel.line(thin(inside, 60), "track-path", hue=hue_of_id(path.identity))
+        elif len(inside):
+            panel.circle(float(inside[0, 0]), float(inside[0, 1]), 2.0, "standing")
 
 
 def _map_axes(way: Array, paths: Sequence[Array]) -> Axes:
@@ -116,7 +125,7 @@ def timeline_panel(paths: Sequence[TrackPath], origin_ns: int, end_s: float, lab
     """One row for each of the longest tracks, in order of their first sight, from first to last seen."""
     longest = sorted(paths, key=lambda path: (path.first_ns - path.last_ns, path.identity))[:MAX_ROWS]
     rows = sorted(longest, key=lambda path: (path.first_ns, path.identity))
-    row_height = 17.0
+    row_height = 15.0
     height = row_height * len(rows)
     panel = Panel(1100.0, height + 34.0, label, "chart timeline")
     axes = Axes(130.0, 4.0, 950.0, height, (0.0, max(end_s, 0.1)), (0.0, 1.0))
@@ -126,7 +135,7 @@ def timeline_panel(paths: Sequence[TrackPath], origin_ns: int, end_s: float, lab
         y = axes.top + index * row_height
         begin, end = ((t - origin_ns) / 1e9 for t in (path.first_ns, path.last_ns))
         (x0, _), (x1, _) = axes.place(np.array([[begin, 0.0], [end, 0.0]])).tolist()
-        panel.rectangle(x0, y + 4, max(x1 - x0, 2.0), row_height - 7, "span", hue=hue_of_id(path.identity))
+        panel.rectangle(x0, y + 3, max(x1 - x0, 2.0), row_height - 6, "span", hue=hue_of_id(path.identity))
         panel.text(axes.left, y + row_height / 2, f"<b>{path.identity}</b> {esc(path.class_name)}", "row-label")
     return panel, axes
 

@@ -56,20 +56,21 @@ class Panel:
 
     def line(self, points: Array, css: str, *, hue: str | None = None, closed: bool = False) -> None:
         """A polyline through points (N, 2)."""
-        self.segments([points], css, hue=hue, closed=closed)
-
-    def segments(self, lines: Sequence[Array], css: str, *, hue: str | None = None, closed: bool = False) -> None:
-        """Several polylines as one shape."""
         end = "z" if closed else ""
-        data = "".join(_path_data(points) + end for points in lines if len(points))
-        if data:
-            self.shapes.append(f'<path class="{css}"{_hue(hue)} d="{data}"/>')
+        self.shapes.append(f'<path class="{css}"{_hue(hue)} d="{_path_data(points)}{end}"/>')
 
-    def rectangle(self, x: float, y: float, width: float, height: float, css: str, *, hue: str | None = None) -> None:
+    def segments(self, lines: Sequence[Array], css: str, *, hue: str | None = None, title: str = "") -> None:
+        """Several polylines as one shape. title is shown where the pointer rests on it."""
+        data = "".join(_path_data(points) for points in lines)
+        self.shapes.append(f'<path class="{css}"{_hue(hue)} d="{data}">{_title(title)}</path>')
+
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, css: str, *, hue: str | None = None, title: str = ""
+    ) -> None:
         """A box by its upper left corner."""
         self.shapes.append(
             f'<rect class="{css}"{_hue(hue)} x="{number(x)}" y="{number(y)}" width="{number(width)}" '
-            f'height="{number(height)}"/>'
+            f'height="{number(height)}">{_title(title)}</rect>'
         )
 
     def circle(self, x: float, y: float, radius: float, css: str) -> None:
@@ -95,6 +96,10 @@ class Panel:
 
 def _hue(hue: str | None) -> str:
     return "" if hue is None else f' style="--h:{hue}"'
+
+
+def _title(text: str) -> str:
+    return f"<title>{esc(text)}</title>" if text else ""
 
 
 def _path_data(points: Array) -> str:
@@ -150,6 +155,21 @@ class Axes:
             panel.text(self.left, y, number(value, 3) + (f" {y_unit}" if value == y_ticks[-1] else ""), "tick before")
 
 
+def uncrowded(places: Array, sizes: Array, order: Sequence[int]) -> list[int]:
+    """Which labels, tried in this order, do not cover one that came before.
+
+    places (N, 2) and sizes (N, 2): their lower left corners, width and height.
+    """
+    low = places - sizes * np.array([0.0, 1.0])
+    high = low + sizes
+    kept: list[int] = []
+    for label in order:
+        others = np.array(kept, dtype=int)
+        if not ((low[others] < high[label]) & (high[others] > low[label])).all(axis=1).any():
+            kept.append(label)
+    return kept
+
+
 def thin(points: Array, most: int) -> Array:
     """At most about `most` of the points (N, ...), evenly spread, the last one among them."""
     if len(points) <= most:
@@ -178,7 +198,7 @@ def palette_png(indices: Array, palette: Array) -> bytes:
         (b"IHDR", header),
         (b"PLTE", palette[:, :3].tobytes()),
         (b"tRNS", palette[:, 3].tobytes()),
-        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IDAT", zlib.compress(rows.tobytes(), 5)),
         (b"IEND", b""),
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -1,1 +1,169 @@
-def evaluate(recording, result): return {}
+"""What a replay found, held against the truth where the recording has it.
+
+Poses: absolute and relative errors as evo defines them. Tracks: CLEAR MOT by centre distance in the sensor's frame, so
+that the error of the odometry and the error of the tracker are not mixed. The suite's LiDAR detector knows no classes
+and finds walls and poles too, so that boxes without truth are no errors and only recall, switches and centre errors
+are stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registration.trajectory import absolute_error, relative_error
+from tercel.core import geometry
+from tercel.core.errors import Rejected
+from tercel.core.messages import Message, Odometry, Tracks2D, Tracks3D, Transforms
+from tercel.hosts.recording import Recording
+from tercel.report.frames import Frames, StaticFrames, Trajectory
+from tracking.clear_mot import ClearMot, TrackSet, evaluate_distance, evaluate_iou
+
+Array = NDArray[Any]
+
+GATE_M = 2.0
+REACH_M = 50.0
+MIN_IOU = 0.5
+SLACK_NS = 50_000_000
+RPE_DELTA_M = 10.0
+
+
+def evaluate(recording: Recording, result: Recording) -> dict[str, Any]:
+    """Sections odometry, tracking_3d and tracking_2d of the summary, each where there is something to say."""
+    static = StaticFrames([m for m in _read(recording, "/tf_static") if isinstance(m, Transforms)])
+    estimate = _trajectory(result, lambda name: not name.startswith("/truth/"))
+    truth = _trajectory(recording, lambda name: name.startswith("/truth/"))
+    sections: dict[str, Any] = {}
+    if estimate is not None:
+        sections["odometry"] = _odometry(estimate, truth, static)
+    frames = Frames(static, [t for t in (estimate, truth) if t is not None], slack_ns=SLACK_NS)
+    for key, kind in (("tracking_3d", Tracks3D), ("tracking_2d", Tracks2D)):
+        topics = [name for name, topic in result.topics.items() if topic.message_type is kind and "tracks" in name]
+        for name in topics[:1]:
+            sections[key] = _tracking(result, name, recording, f"/truth/{name.strip('/')}", frames)
+    return sections
+
+
+def _read(recording: Recording, topic: str) -> Iterator[Message]:
+    """The messages of a topic that decode; those that do not were counted when they were replayed."""
+    if topic not in recording.topics or recording.topics[topic].message_type is None:
+        return
+    for recorded in recording.messages([topic]):
+        try:
+            yield recording.decode(recorded)
+        except Rejected:
+            continue
+
+
+def _trajectory(recording: Recording, wanted: Any) -> Trajectory | None:
+    for name, topic in recording.topics.items():
+        if topic.message_type is Odometry and topic.count and wanted(name):
+            try:
+                return Trajectory.of(name, [m for m in _read(recording, name) if isinstance(m, Odometry)])
+            except ValueError:
+                continue
+    return None
+
+
+def _odometry(estimate: Trajectory, truth: Trajectory | None, static: StaticFrames) -> dict[str, Any]:
+    """Number of poses and, with truth, path length, ATE (aligned) and RPE over RPE_DELTA_M of path."""
+    section: dict[str, Any] = {"poses": len(estimate.stamps_ns)}
+    if truth is None:
+        return section
+    try:
+        truthchild_T_child = static.lookup(truth.child_frame_id, estimate.child_frame_id)
+    except KeyError:
+        section["truth"] = f"no static transform from {estimate.child_frame_id} to {truth.child_frame_id}"
+        return section
+    pairs = []
+    for stamp_ns, pose in zip(estimate.stamps_ns.tolist(), estimate.frame_T_child, strict=True):
+        try:
+            pairs.append((pose, truth.at(stamp_ns, slack_ns=SLACK_NS) @ truthchild_T_child))
+        except KeyError:
+            continue
+    section["truth_poses"] = len(pairs)
+    if len(pairs) < 3:
+        return section
+    estimated, true = (np.stack(poses) for poses in zip(*pairs, strict=True))
+    section["path_m"] = round(float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum()), 3)
+    absolute = absolute_error(true, estimated)
+    section |= {"ate_rmse_m": round(absolute.rmse, 4), "ate_max_m": round(absolute.max, 4)}
+    if section["path_m"] < RPE_DELTA_M:
+        return section
+    relative = relative_error(true, estimated, RPE_DELTA_M, "m")
+    degrees = round(relative.rotation_deg.mean / RPE_DELTA_M, 5)
+    return section | {"rpe_percent": round(relative.translation_percent, 4), "rpe_deg_per_m": degrees}
+
+
+def _tracking(result: Recording, topic: str, recording: Recording, truth_topic: str, frames: Frames) -> dict[str, Any]:
+    """Counts of the tracks and, with truth, how well they cover it."""
+    tracks = [m for m in _read(result, topic) if isinstance(m, (Tracks2D, Tracks3D))]
+    section = _track_counts(tracks)
+    truth = [m for m in _read(recording, truth_topic) if isinstance(m, (Tracks2D, Tracks3D))]
+    stamps = {m.stamp_ns for m in tracks}
+    truth = [m for m in truth if m.stamp_ns in stamps]
+    if not truth:
+        return section
+    if isinstance(tracks[0], Tracks2D):
+        score = evaluate_iou(_boxes(truth), _boxes(tracks), min_iou=MIN_IOU, frames=sorted(m.stamp_ns for m in truth))
+        return section | _scores(score, "mean_iou", 1.0 - score.motp)
+    sensor = next((t.child_frame_id for t in frames.trajectories), "")
+    truth_set, track_set = (_centers(messages, sensor, frames) for messages in (truth, tracks))
+    score = evaluate_distance(truth_set, track_set, gate_m=GATE_M, frames=sorted(m.stamp_ns for m in truth))
+    return section | {"within_m": REACH_M} | _scores(score, "centre_error_m", score.motp)
+
+
+def _scores(score: ClearMot, name: str, value: float) -> dict[str, Any]:
+    finite = {"recall": score.recall, name: value}
+    rounded = {key: None if np.isnan(number) else round(float(number), 4) for key, number in finite.items()}
+    return {"truth_boxes": score.truths, **rounded, "id_switches": score.id_switches}
+
+
+def _track_counts(tracks: list[Any]) -> dict[str, Any]:
+    """How many identities there were, for how long, and how many at once."""
+    first_ns: dict[int, int] = {}
+    last_ns: dict[int, int] = {}
+    for message in tracks:
+        for track_id in message.ids[message.ids >= 0].tolist():
+            first_ns.setdefault(track_id, message.stamp_ns)
+            last_ns[track_id] = message.stamp_ns
+    lengths_s = [(last_ns[i] - first_ns[i]) / 1e9 for i in first_ns]
+    at_once = [len(message.ids) for message in tracks]
+    return {
+        "tracks": len(lengths_s),
+        "mean_length_s": round(float(np.mean(lengths_s)), 3) if lengths_s else 0.0,
+        "longest_s": round(max(lengths_s, default=0.0), 3),
+        "at_once_max": max(at_once, default=0),
+    }
+
+
+def _boxes(messages: list[Any]) -> TrackSet:
+    return _track_set([(m.stamp_ns, m.ids, m.boxes_xyxy_px.astype(np.float64)) for m in messages], 4)
+
+
+def _centers(messages: list[Any], sensor: str, frames: Frames) -> TrackSet:
+    """Centres in the sensor's frame, those within reach; frames that cannot be placed there are left out."""
+    rows = []
+    for m in messages:
+        try:
+            sensor_T_frame = frames.lookup(sensor, m.frame_id, m.stamp_ns)
+        except KeyError:
+            continue
+        centers_m = geometry.transform_points(sensor_T_frame, m.centers_m)
+        # Truth that the sensor did not see has score 0, see devices/sensors/simulated/world.py.
+        seen = (np.linalg.norm(centers_m, axis=1) < REACH_M) & (m.scores > 0)
+        rows.append((m.stamp_ns, m.ids[seen], centers_m[seen]))
+    return _track_set(rows, 3)
+
+
+def _track_set(rows: list[tuple[int, Array, Array]], dimensions: int) -> TrackSet:
+    rows = [(stamp_ns, ids[ids >= 0], places[ids >= 0]) for stamp_ns, ids, places in rows]
+    stamps = [np.full(len(ids), stamp_ns, dtype=np.int64) for stamp_ns, ids, _ in rows]
+    return TrackSet(
+        np.concatenate([np.zeros(0, np.int64), *stamps]),
+        np.concatenate([np.zeros(0, np.int64), *(ids for _, ids, _ in rows)]),
+        np.concatenate([np.zeros((0, dimensions)), *(places for _, _, places in rows)]),
+    )

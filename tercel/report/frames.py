@@ -24,13 +24,13 @@ class StaticFrames:
     """Frames that do not move relative to each other. Of two transforms of the same pair the later one holds."""
 
     def __init__(self, transforms: Sequence[Transforms]) -> None:
-        self._neighbours: dict[str, dict[str, Array]] = {}
+        self._neighbours: dict[str, dict[str, Array]] = {}  # [frame][neighbour] is neighbour_T_frame
         for message in transforms:
             for parent, child, parent_T_child in zip(
                 message.parents, message.children, message.parent_T_child, strict=True
             ):
-                self._neighbours.setdefault(_plain(parent), {})[_plain(child)] = parent_T_child
-                self._neighbours.setdefault(_plain(child), {})[_plain(parent)] = geometry.inverse(parent_T_child)
+                self._neighbours.setdefault(_plain(child), {})[_plain(parent)] = parent_T_child
+                self._neighbours.setdefault(_plain(parent), {})[_plain(child)] = geometry.inverse(parent_T_child)
 
     def lookup(self, target: str, source: str) -> Array:
         """target_T_source (4, 4), along the shortest chain. Raises KeyError if nothing connects the two."""

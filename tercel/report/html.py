@@ -71,7 +71,8 @@ def _scene_section(scenes: Scenes) -> str:
         f'<input type="range" id="slider" min="0" max="{last}" value="{scenes.first}" step="1" aria-label="Instant">'
         f'<output id="clock" for="slider">{scenes.times_s[scenes.first]:.2f} s</output></div>'
     )
-    layers = [("flat", "Boxes"), ("wire", "Wireframes"), ("tag", "Labels")]
+    layers = [("flat", "Boxes"), ("tag", "Labels")]
+    layers += [("wire", "Wireframes")] if scenes.has_camera and scenes.has_birds_eye else []
     layers += [("truth", "Truth")] if scenes.has_truth else []
     boxes = "".join(f'<label><input type="checkbox" id="layer-{css}" checked> {name}</label>' for css, name in layers)
     notes = "".join(f"<li>{esc(note)}: not drawn there</li>" for note in scenes.notes)
@@ -111,7 +112,8 @@ def _map_section(material: Material, paths: list[TrackPath], marks: dict[str, An
     marks["map"] = [None if p is None else charts.place_percent(panel, axes, p[:2]) for p in places]
     legend = '<span class="key way"></span> estimate'
     legend += ' <span class="key true-way"></span> truth' if true is not None else ""
-    legend += ' <span class="key track-path"></span> tracks' if paths else ""
+    if paths:
+        legend += ' <span class="key track-path"></span> tracks that move <span class="key standing"></span> that stand'
     figures = (
         f'<figure class="card">{panel.html(background=_CURSOR)}<figcaption>{legend} · in <code>'
         f"{esc(estimate.frame_id)}</code>, {estimate.distances_m[-1]:.1f} m travelled</figcaption></figure>"
@@ -160,7 +162,7 @@ def _timeline_section(
         shown = min(len(paths), charts.MAX_ROWS)
         which = f"the {shown} longest of {len(paths):,}" if shown < len(paths) else f"{shown}"
         blocks.append(
-            f'<figure class="card">{panel.html(background=_CURSOR)}'
+            f'<figure class="card"><div class="wide">{panel.html(background=_CURSOR)}</div>'
             f"<figcaption>Tracks {what}: {which}, from first to last seen</figcaption></figure>"
         )
     return _section("tracks", "Tracks over time", "".join(blocks)) if blocks else ""

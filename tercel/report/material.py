@@ -1,7 +1,7 @@
 """What the report shows of a recording and its result, read in one pass over each.
 
-Poses and tracks are kept, every n-th where a topic has more than MAX_MESSAGES; images and clouds only at the instants
-(see snapshots).
+Poses and tracks are kept, every n-th where a topic has very many; images and clouds only at the instants (see
+snapshots). Of several topics of boxes only one is read, tracks rather than the detections that they are made of.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from tercel.hosts.recording import Recording
 from tercel.report.frames import Frames, StaticFrames, Trajectory
 from tercel.report.snapshots import PAIRING_NS, Instant, Snapshots, decode, sensor_topics, spread
 
-MAX_MESSAGES = 3000
+MAX_POSES = 3000
+MAX_BOX_MESSAGES = 1200  # decoding one of a hundred boxes takes about 10 ms
+_PROBES = 8
 
 Boxes = TypeVar("Boxes", Tracks2D, Tracks3D)
 
@@ -69,10 +71,10 @@ def gather(recording: Recording, result: Recording, preferred: Collection[str]) 
         frames=Frames(StaticFrames(given.transforms + found.transforms), [t for t in (estimate, truth) if t]),
         estimate=estimate,
         truth=truth,
-        tracks_2d=_most_tracked(found.boxes_2d),
-        tracks_3d=_most_tracked(found.boxes_3d),
-        truth_2d=_most_tracked(given.boxes_2d),
-        truth_3d=_most_tracked(given.boxes_3d),
+        tracks_2d=_only(found.boxes_2d),
+        tracks_3d=_only(found.boxes_3d),
+        truth_2d=_only(given.boxes_2d),
+        truth_3d=_only(given.boxes_3d),
     )
     if not material.instants:
         material.instants = _instants_of_boxes(material)
@@ -108,7 +110,10 @@ class _Thinning:
     """Which messages of each topic are decoded: every one, or every n-th of a long topic."""
 
     def __init__(self, recording: Recording) -> None:
-        self._every = {name: math.ceil(topic.count / MAX_MESSAGES) or 1 for name, topic in recording.topics.items()}
+        self._every = {
+            name: math.ceil(topic.count / (MAX_POSES if topic.message_type is Odometry else MAX_BOX_MESSAGES)) or 1
+            for name, topic in recording.topics.items()
+        }
         self._seen = dict.fromkeys(recording.topics, 0)
 
     def wants(self, topic: str) -> bool:
@@ -120,7 +125,9 @@ def _read_recording(recording: Recording, preferred: Collection[str]) -> _Found:
     """Calibrations, static transforms, truth and the instants."""
     cloud, image = sensor_topics(recording, preferred)
     sensors = {name for name in (cloud, image) if name is not None}
-    others = {name for name, topic in recording.topics.items() if _is_given(name, topic.message_type)}
+    truths = {name for name in recording.topics if "truth" in name.split("/")}
+    cameras = {name for name, topic in recording.topics.items() if topic.message_type is CameraInfo}
+    others = _needed(recording, truths) | _statics(recording) | cameras
     snapshots, found, thinning = Snapshots(recording, cloud, image), _Found(), _Thinning(recording)
     for recorded in recording.messages(sensors | others):
         if recorded.topic in sensors:
@@ -131,25 +138,45 @@ def _read_recording(recording: Recording, preferred: Collection[str]) -> _Found:
     return found
 
 
-def _is_given(name: str, kind: type[Message] | None) -> bool:
-    """Whether the report needs all of this topic of the recording: what is true, and where the sensors sit."""
-    if kind in (Odometry, Tracks2D, Tracks3D):
-        return "truth" in name.split("/")
-    return kind is CameraInfo or (kind is Transforms and name.endswith("tf_static"))
-
-
 def _read_result(result: Recording) -> _Found:
-    wanted = {
-        name
-        for name, topic in result.topics.items()
-        if topic.message_type in (Odometry, Tracks2D, Tracks3D)
-        or (topic.message_type is Transforms and name.endswith("tf_static"))
-    }
     found, thinning = _Found(), _Thinning(result)
-    for recorded in result.messages(wanted):
+    for recorded in result.messages(_needed(result, result.topics) | _statics(result)):
         if thinning.wants(recorded.topic):
             found.add(recorded.topic, decode(result, recorded))
     return found
+
+
+def _statics(recording: Recording) -> set[str]:
+    topics = recording.topics.items()
+    return {name for name, topic in topics if topic.message_type is Transforms and name.endswith("tf_static")}
+
+
+def _needed(recording: Recording, among: Collection[str]) -> set[str]:
+    """All topics of poses, and of boxes in the image and in space one each: that with most ids, then most messages."""
+    kinds = {kind: [n for n in sorted(among) if recording.topics[n].message_type is kind] for kind in _KINDS}
+    tracked = dict.fromkeys(among, 0)
+    if max(len(kinds[Tracks2D]), len(kinds[Tracks3D])) > 1:
+        tracked.update(_probe(recording, {*kinds[Tracks2D], *kinds[Tracks3D]}))
+    needed = set(kinds[Odometry])
+    for kind in (Tracks2D, Tracks3D):
+        needed.update(sorted(kinds[kind], key=lambda n: (-tracked[n], -recording.topics[n].count, n))[:1])
+    return needed
+
+
+_KINDS: tuple[type[Message], ...] = (Odometry, Tracks2D, Tracks3D)
+
+
+def _probe(recording: Recording, topics: Collection[str]) -> dict[str, int]:
+    """How many boxes with an id a few messages of each topic have, from among all its messages."""
+    tracked, seen = dict.fromkeys(topics, 0), dict.fromkeys(topics, 0)
+    every = {name: max(1, recording.topics[name].count // _PROBES) for name in topics}
+    for recorded in recording.messages(topics):
+        name = recorded.topic
+        seen[name] += 1
+        if seen[name] % every[name] == 0:
+            message = decode(recording, recorded)
+            tracked[name] += int((message.ids >= 0).sum()) if isinstance(message, (Tracks2D, Tracks3D)) else 0
+    return tracked
 
 
 def _best_trajectory(poses: dict[str, list[Odometry]]) -> Trajectory | None:
@@ -162,17 +189,10 @@ def _best_trajectory(poses: dict[str, list[Odometry]]) -> Trajectory | None:
     return None
 
 
-def _most_tracked(boxes: dict[str, list[Boxes]]) -> BoxTopic[Boxes] | None:
-    """The topic with most boxes that have an id: tracks rather than the detections that they are made of."""
-
-    def rank(topic: str) -> tuple[int, int, str]:
-        tracked = sum(int((message.ids >= 0).sum()) for message in boxes[topic])
-        return -tracked, -len(boxes[topic]), topic
-
-    if not boxes:
-        return None
-    best = min(boxes, key=rank)
-    return BoxTopic(best, sorted(boxes[best], key=lambda m: m.stamp_ns))
+def _only(boxes: dict[str, list[Boxes]]) -> BoxTopic[Boxes] | None:
+    for topic, messages in boxes.items():
+        return BoxTopic(topic, sorted(messages, key=lambda m: m.stamp_ns))
+    return None
 
 
 def _instants_of_boxes(material: Material) -> list[Instant]:

@@ -48,16 +48,13 @@ class SceneArtist:
         self._view = birds_eye.choose_view(material.instants, self._places_of_boxes()) if self._has_space else None
 
     def draw(self) -> Scenes:
-        """All instants. Shown first is the one with most boxes."""
-        scenes, busiest = Scenes(), -1
+        """All instants. Shown first is the one in the middle."""
+        scenes = Scenes(first=len(self._material.instants) // 2)
         for index, instant in enumerate(self._material.instants):
             boxes_3d, boxes_2d = self._boxes(instant)
             camera = self._camera(instant, boxes_2d, boxes_3d)
             above = self._from_above(instant, boxes_3d)
             time_s = (instant.stamp_ns - self._material.origin_ns) / 1e9
-            count = sum(len(boxes.scores) for boxes in (boxes_3d, boxes_2d) if boxes is not None)
-            if count > busiest:
-                scenes.first, busiest = index, count
             scenes.times_s.append(time_s)
             scenes.has_camera |= bool(camera)
             scenes.has_birds_eye |= bool(above)

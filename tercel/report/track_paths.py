@@ -16,6 +16,9 @@ from tercel.report.frames import Frames
 Array = NDArray[Any]
 
 _SPEED_WINDOW_NS = 1_000_000_000
+_MOVED_M = 3.0
+_MOVED_NS = 2_000_000_000
+_CRAWL_MPS = 0.7
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,17 @@ class TrackPath:
     def last_ns(self) -> int:
         """When it was last seen."""
         return int(self.stamps_ns[-1])
+
+    @property
+    def moves(self) -> bool:
+        """Whether it went somewhere: for two seconds, three metres away, more or less straight, and not at a crawl."""
+        if self.last_ns - self.first_ns < _MOVED_NS:
+            return False
+        coarse = self.centers[np.linspace(0, len(self.centers) - 1, 8).round().astype(int)]
+        away_m = float(np.linalg.norm(coarse[-1] - coarse[0]))
+        way_m = float(np.linalg.norm(np.diff(coarse, axis=0), axis=1).sum())
+        needed_m = max(_MOVED_M, 0.6 * way_m, _CRAWL_MPS * (self.last_ns - self.first_ns) * 1e-9)
+        return away_m > needed_m
 
     def speed_at(self, stamp_ns: int) -> float | None:
         """How fast it moves, from its places within half a second before and after; None if that is too short."""

@@ -1,0 +1,1 @@
+"""Sensors: cameras, recorded and simulated."""

@@ -1,0 +1,1 @@
+"""Clouds (and IMU) to poses, maps and relative transforms."""

@@ -1,0 +1,52 @@
+"""The component around registration.odometry: clouds in, odometry out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registration.odometry import OdometryConfig, ScanToMapOdometry
+from tercel.core.component import Component, Input, Models, Output, Outputs, on
+from tercel.core.messages import Odometry, PointCloud
+
+
+@dataclass(frozen=True)
+class LidarOdometryConfig(OdometryConfig):
+    """What OdometryConfig has, and odom_frame: the frame that the poses are given in."""
+
+    odom_frame: str = "odom"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.odom_frame:
+            raise ValueError("odom_frame must not be empty")
+
+
+class LidarOdometry(Component):
+    """The pose of the cloud's frame in the odometry frame, at the cloud's stamp.
+
+    covariance is None: GICP's Hessian cannot tell it honestly (see OdometryResult.information). Velocities are None
+    until two scans have been matched, and after the map had to be begun anew.
+    """
+
+    Config = LidarOdometryConfig
+    cloud = Input(PointCloud)
+    odometry = Output(Odometry)
+
+    def __init__(self, config: LidarOdometryConfig | None = None, models: Models | None = None) -> None:
+        super().__init__(config, models)
+        self._odometry = ScanToMapOdometry(self.config)
+
+    @on(cloud)
+    def step(self, cloud: PointCloud) -> Outputs:
+        """One cloud's pose. Raises Rejected for a cloud with too few usable points or a stamp from the past."""
+        result = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        return {
+            "odometry": Odometry(
+                stamp_ns=cloud.stamp_ns,
+                frame_id=self.config.odom_frame,
+                child_frame_id=cloud.frame_id,
+                frame_T_child=result.odom_T_sensor,
+                linear_velocity_mps=None if result.twist is None else result.twist[:3],
+                angular_velocity_radps=None if result.twist is None else result.twist[3:],
+            )
+        }
