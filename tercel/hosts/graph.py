@@ -219,6 +219,10 @@ def bind(graph: Graph, recording: Recording, remap: Mapping[str, str]) -> dict[s
 
 def pick_graph(recording: Recording, remap: Mapping[str, str], *, has_model: bool) -> Graph:
     """The suite's graph that uses most of the recording's topics. Raises UserError if none can be used."""
+    for name, source in remap.items():
+        if source not in recording.topics:
+            hint = nearest_hint(source, recording.topics)
+            raise UserError(f"--remap {name}:={source}: the recording has no such topic; {hint}")
     best: Graph | None = None
     for path in graph_files():
         graph = load_graph(path)

@@ -137,6 +137,9 @@ def replay(
     async def main() -> None:
         workers = [asyncio.create_task(runner.work(clock)) for runner in runners]
         source = asyncio.create_task(_play(recording, sources, clock, publish, account, progress))
+        for task in (source, *workers):
+            # An interrupt ends the loop from inside a task; without this asyncio complains that nobody asked it why.
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         done, _ = await asyncio.wait([source, *workers], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()  # a worker ends only by failing

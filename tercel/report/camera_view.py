@@ -52,7 +52,7 @@ def project(camera: CameraInfo, points_m: Array) -> Array:
     """Pixels (..., 2) of points (..., 3) in the camera's optical frame, all in front of it (sensor_msgs/CameraInfo).
 
     Without distortion by P and R, or by K where P is empty. Distorted images by K and the distortion model; points
-    well outside the image, where the models' polynomials turn back, become NaN.
+    well outside the image, where the models' polynomials turn back, become NaN; so do all of an unknown model.
     """
     if not np.any(camera.distortion):
         if camera.projection[0, 0]:
@@ -64,11 +64,14 @@ def project(camera: CameraInfo, points_m: Array) -> Array:
         return flat
     rays = (points_m[..., :2] / points_m[..., 2:]).reshape(-1, 1, 2)
     k = camera.intrinsics
-    if camera.distortion_model == "equidistant":
-        pixels = cv2.fisheye.distortPoints(rays, k, camera.distortion[:4])
-    else:
-        solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
-        pixels = cv2.projectPoints(solid, np.zeros(3), np.zeros(3), k, camera.distortion)[0]
+    try:
+        if camera.distortion_model == "equidistant":
+            pixels = cv2.fisheye.distortPoints(rays, k, camera.distortion[:4])
+        else:
+            solid = np.concatenate([rays, np.ones((len(rays), 1, 1))], axis=2)
+            pixels = cv2.projectPoints(solid, np.zeros(3), np.zeros(3), k, camera.distortion)[0]
+    except cv2.error:  # a model of another length than OpenCV knows
+        return np.full((*points_m.shape[:-1], 2), np.nan)
     corner = np.array(
         [max(k[0, 2], camera.width_px - k[0, 2]) / k[0, 0], max(k[1, 2], camera.height_px - k[1, 2]) / k[1, 1]]
     )

@@ -87,7 +87,7 @@ class Panel:
         """The panel; background is HTML that lies under the shapes, such as an image."""
         size = f"{number(self.width)} {number(self.height)}"
         return (
-            f'<div class="panel {self.kind}" style="aspect-ratio:{number(self.width)}/{number(self.height)}">'
+            f'<div class="panel {self.kind}" style="--ratio:{number(self.width / self.height, 4)}">'
             f'{background}<svg viewBox="0 0 {size}" preserveAspectRatio="none" role="img" '
             f'aria-label="{esc(self.label)}">{"".join(self.shapes)}</svg>'
             f'<div class="labels" aria-hidden="true">{"".join(self.texts)}</div></div>'

@@ -79,7 +79,8 @@ def _scene_section(scenes: Scenes) -> str:
     return _section(
         "scene",
         "Scene",
-        f'<div class="card scenes">{controls}<div class="strip">{"".join(scenes.articles)}</div>'
+        f'<div class="card scenes">{controls}<noscript><p class="quiet">Scroll sideways through the instants.</p>'
+        f'</noscript><div class="strip">{"".join(scenes.articles)}</div>'
         f'<div class="layers">{boxes}{_legend(scenes)}</div></div>{f"<ul class=notes>{notes}</ul>" if notes else ""}',
     )
 
@@ -190,11 +191,10 @@ def _page(recording: Recording, summary: dict[str, Any], sections: list[str], ma
     duration_s = (recording.end_ns - recording.start_ns) / 1e9
     facts = [f"{number(duration_s, 1)} s"]
     if summary.get("graph"):
-        facts.append(f"graph <b>{esc(summary['graph'])}</b>")
-    if summary.get("graph_reason"):
-        facts.append(esc(summary["graph_reason"]))
+        reason = f" ({esc(summary['graph_reason'])})" if summary.get("graph_reason") else ""
+        facts.append(f"graph <b>{esc(summary['graph'])}</b>{reason}")
     if summary.get("charge"):
-        facts.append(f"charge {esc(summary['charge'])}")
+        facts.append(f"time charged: {esc(summary['charge'])}")
     tiles = "".join(
         f'<li class="{tone}"><b>{esc(value)}</b><span>{esc(what)}</span></li>'
         for value, what, tone in tables.tiles(summary)

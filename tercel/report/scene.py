@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tercel.core import geometry
 from tercel.core.messages import CameraInfo, Tracks2D, Tracks3D
 from tercel.report import birds_eye, camera_view
-from tercel.report.drawing import esc, hue_of_id, number
+from tercel.report.drawing import esc, number
 from tercel.report.material import BoxTopic, Material
 from tercel.report.snapshots import Instant, Picture
 from tercel.report.track_paths import TrackPath
@@ -155,11 +155,10 @@ class SceneArtist:
         for row in np.argsort(ranges, kind="stable")[:_ROWS].tolist():
             path = self._paths.get(int(boxes.ids[row]))
             speed = path.speed_at(instant.stamp_ns) if path is not None else None
-            length, width, height = boxes.sizes_m[row].tolist()
             cells = [
                 f"{ranges[row]:.1f} m" if np.isfinite(ranges[row]) and to_frame is not None else "–",
                 "–" if speed is None else f"{speed:.1f} m/s",
-                f"{length:.1f} × {width:.1f} × {height:.1f} m",
+                " × ".join(f"{side:.1f}" for side in boxes.sizes_m[row].tolist()) + " m",
             ]
             rows.append(_row(boxes, row, cells))
         return _object_table(("Range", "Speed", "Size l × w × h"), rows, len(boxes.scores))
@@ -170,8 +169,9 @@ def _article(index: int, time_s: float, camera: str, above: str, rows: str) -> s
     left = f'<div class="seen">{camera}</div>' if camera else ""
     right = f'<div class="above">{above}</div>' if above else ""
     return (
-        f'<article class="scene {kind}" id="scene-{index}" aria-label="Scene at {time_s:.2f} seconds">'
-        f'<h3 class="no-js">{time_s:.2f} s</h3>{left}{right}<div class="objects" tabindex="0">{rows}</div></article>'
+        f'<article class="scene" id="scene-{index}" aria-label="Scene at {time_s:.2f} seconds">'
+        f'<h3 class="no-js">{time_s:.2f} s</h3><div class="views {kind}">{left}{right}'
+        f'<div class="objects" tabindex="0">{rows}</div></div></article>'
     )
 
 
@@ -223,8 +223,3 @@ def _image_size(material: Material) -> tuple[int, int] | None:
         return None
     width, height = np.nanmax(np.stack(corners), axis=0).tolist()
     return max(64, int(np.ceil(width))), max(64, int(np.ceil(height)))
-
-
-def swatch(identity: int) -> str:
-    """A square in a track's colour."""
-    return f'<span class="swatch" style="--h:{hue_of_id(identity)}"></span>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -93,28 +94,31 @@ def lost_html(summary: Summary) -> str:
     return f'<p>{processed:,} messages were processed.</p>{plain}<ul class="lost">{"".join(lines)}</ul>'
 
 
+def _figure(summary: Summary, part: str, key: str) -> float | None:
+    """One number of the summary, if it is there and is one."""
+    value = section(summary, part).get(key)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
 def verdict(summary: Summary) -> str:
     """The run in one sentence."""
     dropped, rejected = losses(summary)
     parts = []
-    factor = section(summary, "wall").get("real_time_factor")
+    factor = _figure(summary, "wall", "real_time_factor")
     if factor:
         parts.append(f"{number(factor, 1)} times real time")
     if section(summary, "components"):
-        lost = [
-            f"{sum(n for *_, n in rows):,} {word}"
-            for rows, word in ((dropped, "dropped"), (rejected, "rejected"))
-            if rows
-        ]
+        counts = ((sum(n for *_, n in rows), word) for rows, word in ((dropped, "dropped"), (rejected, "rejected")))
+        lost = [f"{count:,} {word}" for count, word in counts if count]
         parts.append(" and ".join(lost) if lost else "nothing dropped")
-    odometry = section(summary, "odometry")
-    if odometry.get("ate_rmse_m") is not None:
-        over = f" over {odometry['path_m']:.0f} m" if odometry.get("path_m") is not None else ""
-        parts.append(f"odometry within {odometry['ate_rmse_m']:.2f} m of the truth (ATE){over}")
-    for key, what in (("tracking_3d", "objects tracked in space"), ("tracking_2d", "in the image")):
-        tracks = section(summary, key).get("tracks")
+    error_m, path_m = _figure(summary, "odometry", "ate_rmse_m"), _figure(summary, "odometry", "path_m")
+    if error_m is not None:
+        over = "" if path_m is None else f" over {path_m:.0f} m"
+        parts.append(f"odometry within {error_m:.2f} m of the truth (ATE){over}")
+    for key, what in (("tracking_3d", "tracks in space"), ("tracking_2d", "tracks in the image")):
+        tracks = _figure(summary, key, "tracks")
         if tracks is not None:
-            parts.append(f"{tracks:,} {what if what.startswith('objects') else 'objects tracked ' + what}")
+            parts.append(f"{tracks:,.0f} {what}")
     sentence = ", ".join(parts)
     return sentence[:1].upper() + sentence[1:] + "." if sentence else "The summary holds no numbers."
 
@@ -123,24 +127,23 @@ def tiles(summary: Summary) -> list[tuple[str, str, str]]:
     """The few numbers that stand at the top: (value, what it is, tone)."""
     dropped, rejected = losses(summary)
     result = []
-    factor = section(summary, "wall").get("real_time_factor")
+    factor = _figure(summary, "wall", "real_time_factor")
     if factor:
         result.append((f"{number(factor, 1)}×", "real time", "good" if factor >= 1 else "bad"))
     if section(summary, "components"):
         for rows, word in ((dropped, "dropped"), (rejected, "rejected")):
             count = sum(n for *_, n in rows)
             result.append((f"{count:,}", word, "bad" if count else "good"))
-    odometry = section(summary, "odometry")
-    if odometry.get("ate_rmse_m") is not None:
-        result.append((f"{odometry['ate_rmse_m']:.2f} m", "trajectory error (ATE)", ""))
-    if odometry.get("rpe_percent") is not None:
-        result.append((f"{odometry['rpe_percent']:.2f} %", "relative error (RPE)", ""))
-    for key, what in (("tracking_3d", "tracks in space"), ("tracking_2d", "tracks in the image")):
-        if section(summary, key).get("tracks") is not None:
-            result.append((f"{section(summary, key)['tracks']:,}", what, ""))
-    memory = section(summary, "wall").get("peak_rss_mb")
-    if memory:
-        result.append((f"{memory:,.0f} MB", "peak memory", ""))
+    for part, key, pattern, what in (
+        ("odometry", "ate_rmse_m", "{:.2f} m", "trajectory error (ATE)"),
+        ("odometry", "rpe_percent", "{:.2f} %", "relative error (RPE)"),
+        ("tracking_3d", "tracks", "{:,.0f}", "tracks in space"),
+        ("tracking_2d", "tracks", "{:,.0f}", "tracks in the image"),
+        ("wall", "peak_rss_mb", "{:,.0f} MB", "peak memory"),
+    ):
+        value = _figure(summary, part, key)
+        if value is not None:
+            result.append((pattern.format(value), what, ""))
     return result
 
 

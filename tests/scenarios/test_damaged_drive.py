@@ -220,7 +220,11 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(
         (["replay", camera_lidar_drive, "--graph", "camera", "--model", tmp_path / "no.onnx"], "no model at"),
         (["replay", camera_lidar_drive, "--graph", "camera", "--model", graph], "not a model"),
         (["replay", camera_lidar_drive, "--graph", "lidar", "--model", graph], "asks for no model"),
-        (["replay", camera_lidar_drive, "--remap", "/lidar/points:=/nothing"], "no such PointCloud"),
+        (["replay", camera_lidar_drive, "--remap", "/lidar/points:=/lidar/point"], "did you mean '/lidar/points'"),
+        (
+            ["replay", camera_lidar_drive, "--graph", "lidar", "--remap", "/lidar/points:=/tf_static"],
+            "no such PointCloud",
+        ),
         (["replay", camera_lidar_drive, "--remap", "oops"], "write KEY:=VALUE"),
         (["replay", camera_lidar_drive, "--charge", graph], "no board profile"),
         (["import", "kitti-rw", tmp_path, "-o", tmp_path / "o.mcap"], "did you mean 'kitti-raw'"),

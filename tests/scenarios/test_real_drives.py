@@ -55,7 +55,9 @@ def test_two_replays_are_byte_identical_in_any_folder_and_hash_seed(camera_lidar
         model = shared_data / "models" / "yolox_nano_416.onnx"
         command = ["-m", "tercel.cli", "replay", camera_lidar_drive, "--model", model, "--out", folder / "out", "--no-report"]  # fmt: skip
         environment = {**os.environ, "PYTHONHASHSEED": "1" if run == "a" else "2"}
-        subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, *map(str, command)], cwd=folder, env=environment, check=True, capture_output=True
+        )
         digests.add(sha256(folder / "out" / "result.mcap"))
         summaries.append(without_wall_times(json.loads((folder / "out" / "summary.json").read_text())))
     assert len(digests) == 1
@@ -75,7 +77,9 @@ def test_the_result_opens_with_mcaps_own_reader_and_with_rosbags(lidar_drive: Pa
     assert counts["/odometry"] == counts["/tracks_3d"] == 154
 
 
-def test_foreign_recordings_are_described(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_recordings_are_described(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, topic in [
         ("bags/nav2_turtlebot.mcap", "/amcl_pose"),
         ("bags/tf_example_rosbag2", "/tf_static"),
