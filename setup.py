@@ -1,6 +1,6 @@
 """Name, packages, entry points and data files: what colcon reads. Dependencies stand in setup.cfg."""
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
@@ -13,7 +13,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/tercel"]),
         ("share/tercel", ["package.xml"]),
-        ("share/tercel/launch/graphs", sorted(glob("launch/graphs/*.yaml"))),
+        ("share/tercel/launch/graphs", sorted(str(path) for path in Path("launch/graphs").glob("*.yaml"))),
     ],
     entry_points={"console_scripts": ["tercel = tercel.cli:main"]},
 )

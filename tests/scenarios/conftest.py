@@ -64,7 +64,14 @@ def lidar_drive(unpacked_data: Path, tmp_path_factory: pytest.TempPathFactory) -
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds of a simulated street, for scenarios that need no real drive."""
     path = tmp_path_factory.mktemp("world") / "street.mcap"
-    settings = {"duration_s": 3, "camera_width_px": 160, "camera_height_px": 120, "camera_rate_hz": 5, "lidar_columns": 400, "include_depth": False}  # fmt: skip
+    settings = {
+        "duration_s": 3,
+        "camera_width_px": 160,
+        "camera_height_px": 120,
+        "camera_rate_hz": 5,
+        "lidar_columns": 400,
+        "include_depth": False,
+    }
     options = [f"--set={key}={value}" for key, value in settings.items()]
     assert tercel("world", "street", "--seed", 3, "-o", path, *options) == 0
     return path

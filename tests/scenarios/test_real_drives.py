@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
-from tests.scenarios.conftest import replay, rows_of, tercel
 
 from tercel.core.messages import Odometry
 from tercel.report.summary import without_wall_times
+from tests.scenarios.conftest import replay, rows_of, tercel
 
 
 def sha256(path: Path) -> str:
@@ -47,13 +47,25 @@ def test_the_lidar_drive_is_followed_against_its_poses_and_labels(lidar_drive: P
     assert tracking["recall"] > 0.5
 
 
-def test_two_replays_are_byte_identical_in_any_folder_and_hash_seed(camera_lidar_drive: Path, shared_data: Path, tmp_path: Path) -> None:  # fmt: skip
+def test_two_replays_are_byte_identical_in_any_folder_and_hash_seed(
+    camera_lidar_drive: Path, shared_data: Path, tmp_path: Path
+) -> None:
     digests, summaries = set(), []
     for run in ("a", "b"):
         folder = tmp_path / run
         folder.mkdir()
         model = shared_data / "models" / "yolox_nano_416.onnx"
-        command = ["-m", "tercel.cli", "replay", camera_lidar_drive, "--model", model, "--out", folder / "out", "--no-report"]  # fmt: skip
+        command = [
+            "-m",
+            "tercel.cli",
+            "replay",
+            camera_lidar_drive,
+            "--model",
+            model,
+            "--out",
+            folder / "out",
+            "--no-report",
+        ]
         environment = {**os.environ, "PYTHONHASHSEED": "1" if run == "a" else "2"}
         subprocess.run(
             [sys.executable, *map(str, command)], cwd=folder, env=environment, check=True, capture_output=True

@@ -3,12 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.test_hosts_recording import write_two_topics
 
 from tercel.core.errors import UserError
 from tercel.core.messages import Imu, PointCloud
 from tercel.hosts.graph import bind, graph_files, load_graph, pick_graph
 from tercel.hosts.recording import open_recording
+from tests.unit.test_hosts_recording import write_two_topics
 
 GOOD = """
 components:

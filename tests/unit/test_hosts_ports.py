@@ -33,7 +33,8 @@ class Pair(Component):
 
 def message(stamp_ms: float) -> Imu:
     zero = np.zeros(3)
-    return Imu(stamp_ns=round(stamp_ms * 1e6), frame_id="imu", angular_velocity_radps=zero, linear_acceleration_mps2=zero)  # fmt: skip
+    stamp_ns = round(stamp_ms * 1e6)
+    return Imu(stamp_ns=stamp_ns, frame_id="imu", angular_velocity_radps=zero, linear_acceleration_mps2=zero)
 
 
 def test_messages_of_one_instant_are_paired_within_the_tolerance() -> None:

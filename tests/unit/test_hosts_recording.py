@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from mcap.reader import make_reader
 from mcap.writer import CompressionType, Writer
 from rosbags.highlevel import AnyReader
-from tests.unit.test_ros_convert import example_messages
 
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Image, Imu, Message, PointCloud
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.ros import convert
+from tests.unit.test_ros_convert import example_messages
 
 
 def imu(stamp_ns: int, value: float = 0.0) -> Imu:
-    return Imu(stamp_ns=stamp_ns, frame_id="imu", angular_velocity_radps=np.full(3, value), linear_acceleration_mps2=np.zeros(3))  # fmt: skip
+    rate, force = np.full(3, value), np.zeros(3)
+    return Imu(stamp_ns=stamp_ns, frame_id="imu", angular_velocity_radps=rate, linear_acceleration_mps2=force)
 
 
 def cloud(stamp_ns: int, count: int = 1000) -> PointCloud:

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.test_hosts_graph import GOOD, write
-from tests.unit.test_hosts_recording import cloud, imu, write_two_topics
 
 from tercel.core.errors import UserError
 from tercel.core.messages import Message
@@ -17,9 +15,13 @@ from tercel.hosts.graph import bind, load_graph
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.hosts.replay import ReplayAccount, replay
 from tercel.ros import convert
+from tests.unit.test_hosts_graph import GOOD, write
+from tests.unit.test_hosts_recording import cloud, imu, write_two_topics
 
 
-def run(path: Path, graph_path: Path, charge: Charge = charge_nothing) -> tuple[ReplayAccount, list[tuple[str, int, bytes]]]:
+def run(
+    path: Path, graph_path: Path, charge: Charge = charge_nothing
+) -> tuple[ReplayAccount, list[tuple[str, int, bytes]]]:
     recording = open_recording(path)
     graph = load_graph(graph_path)
     out: list[tuple[str, int, bytes]] = []
@@ -84,7 +86,9 @@ def test_a_components_wrong_output_type_raises(tmp_path: Path) -> None:
 
 def test_work_that_takes_time_delays_outputs_and_drops_the_oldest(tmp_path: Path) -> None:
     write_two_topics(tmp_path / "r.mcap", count=40)  # one message every 10 ms
-    account, out = run(tmp_path / "r.mcap", write(tmp_path, GOOD), lambda name, _: 35_000_000 if name == "smoother" else 0)
+    account, out = run(
+        tmp_path / "r.mcap", write(tmp_path, GOOD), lambda name, _: 35_000_000 if name == "smoother" else 0
+    )
     poses = [now for topic, now, _ in out if topic == "/pose"]
     assert poses[0] == 10**9 + 35_000_000
     assert set(np.diff(poses)) == {35_000_000}

@@ -70,7 +70,8 @@ def example_messages(seed: int) -> list[Message]:
         ),
         Tracks3D(
             **head, centers_m=rng.normal(size=(n, 3)), sizes_m=rng.uniform(1, 4, (n, 3)), yaws_rad=rng.uniform(-3, 3, n),
-            scores=rng.uniform(size=n), labels=labels, class_names=names, ids=np.arange(n), velocities_mps=nan3, ages_s=nan,
+            scores=rng.uniform(size=n), labels=labels, class_names=names, ids=np.arange(n), velocities_mps=nan3,
+            ages_s=nan,
         ),
     ]  # fmt: skip
 
@@ -117,7 +118,9 @@ class FakeField:
 class FakeCloud:
     """A PointCloud2 in any layout."""
 
-    def __init__(self, dtype: np.dtype, rows: np.ndarray, *, height: int = 1, row_pad: int = 0, big: bool = False) -> None:
+    def __init__(
+        self, dtype: np.dtype, rows: np.ndarray, *, height: int = 1, row_pad: int = 0, big: bool = False
+    ) -> None:
         kinds = {"f4": 7, "f8": 8, "u2": 4, "u4": 6, "u1": 2}
         self.fields = [FakeField(n, dtype.fields[n][1], kinds[dtype.fields[n][0].str[1:]]) for n in dtype.names or ()]  # type: ignore[index]
         self.point_step, self.height, self.width = dtype.itemsize, height, len(rows) // height
