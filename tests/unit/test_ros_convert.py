@@ -69,8 +69,9 @@ def example_messages(seed: int) -> list[Message]:
             class_names=names, ids=np.arange(n), velocities_px_per_s=nan2, ages_s=nan,
         ),
         Tracks3D(
-            **head, centers_m=rng.normal(size=(n, 3)), sizes_m=rng.uniform(1, 4, (n, 3)), yaws_rad=rng.uniform(-3, 3, n),
-            scores=rng.uniform(size=n), labels=labels, class_names=names, ids=np.arange(n), velocities_mps=nan3,
+            **head, centers_m=rng.normal(size=(n, 3)), sizes_m=rng.uniform(1, 4, (n, 3)),
+            yaws_rad=rng.uniform(-3, 3, n), scores=rng.uniform(size=n), labels=labels, class_names=names,
+            ids=np.arange(n), velocities_mps=nan3,
             ages_s=nan,
         ),
     ]  # fmt: skip
@@ -208,8 +209,13 @@ def test_images_of_every_encoding_with_padded_rows(encoding: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"encoding": "yuv422"}, "unknown"), ({"height": 0}, "without pixels"), ({"height": 9}, "shorter"), ({"step": 3}, "shorter")],
-)  # fmt: skip
+    [
+        ({"encoding": "yuv422"}, "unknown"),
+        ({"height": 0}, "without pixels"),
+        ({"height": 9}, "shorter"),
+        ({"step": 3}, "shorter"),
+    ],
+)
 def test_bad_images_are_rejected_with_the_reason(change: dict[str, Any], reason: str) -> None:
     arguments = {"height": 2, "width": 2, "step": 6, "encoding": "bgr8", "big_endian": False, **change}
     with pytest.raises(Rejected, match=reason):
