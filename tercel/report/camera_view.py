@@ -144,9 +144,10 @@ def draw_boxes_3d(
 
 def _draw_tags(panel: Panel, tracks: Tracks2D | Tracks3D, rows: Sequence[int], places: Array) -> None:
     """Labels at the upper left corners, those that come first rather than those that would cover them."""
-    places = np.clip(places, 0, [panel.width, panel.height])
     unit = panel.width / 800  # a CSS pixel where the picture is about that wide
+    places = np.clip(places, 0, [panel.width - 30 * unit, panel.height])
     letters = np.array([len(words_of(tracks, row)) - 9 for row in range(len(tracks.scores))])
     sizes = np.stack([letters * 6.5, np.full(len(letters), 15.0)], axis=1) * unit
     for row in uncrowded(places, sizes, rows):
-        panel.text(places[row, 0], places[row, 1], tag_of(tracks, row), "tag", hue=hue_of(tracks, row))
+        css = "tag under" if places[row, 1] < 17 * unit else "tag"
+        panel.text(places[row, 0], places[row, 1], tag_of(tracks, row), css, hue=hue_of(tracks, row))

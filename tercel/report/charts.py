@@ -84,7 +84,7 @@ def _map_axes(way: Array, paths: Sequence[Array]) -> Axes:
     span = np.maximum(high - low, 0.02 * float((high - low).max()) + 1.0) * 1.08
     middle = (low + high) / 2
     width = _MAP_WIDTH - _MARGIN[0] - _MARGIN[2]
-    height = float(np.clip(width * span[1] / span[0], 0.32 * width, 0.85 * width))
+    height = float(np.clip(width * span[1] / span[0], 0.32 * width, 0.62 * width))
     scale = min(width / span[0], height / span[1])
     half = np.array([width, height]) / scale / 2
     (x0, y0), (x1, y1) = (middle - half).tolist(), (middle + half).tolist()

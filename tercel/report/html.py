@@ -72,7 +72,7 @@ def _scene_section(scenes: Scenes) -> str:
         f'<output id="clock" for="slider">{scenes.times_s[scenes.first]:.2f} s</output></div>'
     )
     layers = [("flat", "Boxes"), ("tag", "Labels")]
-    layers += [("wire", "Wireframes")] if scenes.has_camera and scenes.has_birds_eye else []
+    layers += [("wire", "Wireframes")] if scenes.has_wireframes else []
     layers += [("truth", "Truth")] if scenes.has_truth else []
     boxes = "".join(f'<label><input type="checkbox" id="layer-{css}" checked> {name}</label>' for css, name in layers)
     notes = "".join(f"<li>{esc(note)}: not drawn there</li>" for note in scenes.notes)
@@ -87,12 +87,12 @@ def _scene_section(scenes: Scenes) -> str:
 
 def _legend(scenes: Scenes) -> str:
     words = ["Each track keeps its colour."]
-    if scenes.has_camera and scenes.has_birds_eye:
-        words.append(
-            "On the camera, rectangles are tracks of the image, wireframes tracks in space; their ids are separate."
-        )
-    if scenes.has_birds_eye:
-        words.append("Points from above: darker is lower. The line behind the arrow is the way of the last 20 s.")
+    if scenes.has_rectangles and scenes.has_wireframes:
+        words.append("On the camera, rectangles are tracks of the image, wireframes tracks in space; ids are separate.")
+    if scenes.has_points:
+        words.append("Points from above: the paler, the higher.")
+    if scenes.has_trail:
+        words.append("The line behind the arrow is the way of the last 20 s.")
     if scenes.has_truth:
         words.append("Thin dashed white: truth.")
     return f'<p class="quiet">{" ".join(words)}</p>'

@@ -31,8 +31,10 @@ class Scenes:
     times_s: list[float] = field(default_factory=list)
     first: int = 0
     notes: list[str] = field(default_factory=list)
-    has_camera: bool = False
-    has_birds_eye: bool = False
+    has_rectangles: bool = False
+    has_wireframes: bool = False
+    has_points: bool = False
+    has_trail: bool = False
     has_truth: bool = False
 
 
@@ -56,8 +58,10 @@ class SceneArtist:
             above = self._from_above(instant, boxes_3d)
             time_s = (instant.stamp_ns - self._material.origin_ns) / 1e9
             scenes.times_s.append(time_s)
-            scenes.has_camera |= bool(camera)
-            scenes.has_birds_eye |= bool(above)
+            scenes.has_rectangles |= 'class="box flat"' in camera
+            scenes.has_wireframes |= 'class="box wire"' in camera
+            scenes.has_points |= instant.sweep is not None
+            scenes.has_trail |= 'class="trail"' in above
             rows = self._rows_3d(boxes_3d, instant) if boxes_3d is not None else _rows_2d(boxes_2d)
             scenes.articles.append(_article(index, time_s, camera, above, rows))
         scenes.has_truth = self._material.truth_2d is not None or self._material.truth_3d is not None

@@ -165,8 +165,8 @@ def _thin(cloud: PointCloud) -> Sweep:
 
 
 _TO_BGR = {
-    "rgb8": cv2.COLOR_RGB2BGR, "rgba8": cv2.COLOR_RGBA2BGR, "bgra8": cv2.COLOR_BGRA2BGR,
-    "mono8": cv2.COLOR_GRAY2BGR, "8UC1": cv2.COLOR_GRAY2BGR,
+    ("rgb8", 3): cv2.COLOR_RGB2BGR, ("rgba8", 4): cv2.COLOR_RGBA2BGR, ("bgra8", 4): cv2.COLOR_BGRA2BGR,
+    ("mono8", 1): cv2.COLOR_GRAY2BGR, ("8UC1", 1): cv2.COLOR_GRAY2BGR,
 }  # fmt: skip
 
 
@@ -176,16 +176,13 @@ def displayable(image: Image) -> Array | None:
     pixels = np.ascontiguousarray(image.pixels)
     if not pixels.size:
         return None
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.dtype != np.uint8:
-        return _depth_colours(pixels) if pixels.ndim == 2 else None
-    try:
-        return np.asarray(cv2.cvtColor(pixels, _TO_BGR[image.encoding])) if image.encoding in _TO_BGR else _bgr(pixels)
-    except cv2.error:
-        return None
-
-
-def _bgr(pixels: Array) -> Array | None:
-    return pixels if pixels.ndim == 3 and pixels.shape[2] == 3 else None
+        return _depth_colours(pixels.reshape(pixels.shape[:2])) if channels == 1 else None
+    conversion = _TO_BGR.get((image.encoding, channels))
+    if conversion is not None:
+        return np.asarray(cv2.cvtColor(pixels, conversion))
+    return pixels if image.encoding in ("bgr8", "8UC3") and channels == 3 else None
 
 
 def _depth_colours(values: Array) -> Array:

@@ -12,12 +12,14 @@ from tercel.report.drawing import esc, number
 Summary = Mapping[str, Any]
 
 _LABELS = {
-    "truth_poses": "true poses", "path_m": "path (m)", "ate_rmse_m": "absolute trajectory error, RMSE (m)",
+    "poses": "poses", "truth_poses": "true poses", "path_m": "path (m)",
+    "ate_rmse_m": "absolute trajectory error, RMSE (m)", "ate_max_m": "absolute trajectory error, largest (m)",
     "rpe_percent": "relative error, translation (%)", "rpe_deg_per_m": "relative error, rotation (°/m)",
-    "tracks": "tracks", "mean_length_s": "mean length (s)", "recall": "recall", "precision": "precision",
-    "id_switches": "identity switches", "mota": "MOTA", "hota": "HOTA", "idf1": "IDF1", "motp_m": "MOTP (m)",
-    "replay_s": "replay took (s)", "real_time_factor": "real-time factor", "peak_rss_mb": "peak memory (MB)",
-    "report_s": "report took (s)",
+    "tracks": "tracks", "mean_length_s": "mean length (s)", "longest_s": "longest (s)", "at_once_max": "most at once",
+    "within_m": "compared within (m)", "truth_boxes": "true boxes", "recall": "recall",
+    "centre_error_m": "mean error of the centre (m)", "mean_iou": "mean overlap (IoU)",
+    "id_switches": "identity switches", "replay_s": "replay took (s)", "real_time_factor": "real-time factor",
+    "peak_rss_mb": "peak memory (MB)", "report_s": "report took (s)",
 }  # fmt: skip
 
 
@@ -113,8 +115,8 @@ def verdict(summary: Summary) -> str:
         parts.append(" and ".join(lost) if lost else "nothing dropped")
     error_m, path_m = _figure(summary, "odometry", "ate_rmse_m"), _figure(summary, "odometry", "path_m")
     if error_m is not None:
-        over = "" if path_m is None else f" over {path_m:.0f} m"
-        parts.append(f"odometry within {error_m:.2f} m of the truth (ATE){over}")
+        over = "" if path_m is None else f" over {path_m:.0f}\u00a0m"
+        parts.append(f"odometry within {error_m:.2f}\u00a0m of the truth (ATE){over}")
     for key, what in (("tracking_3d", "tracks in space"), ("tracking_2d", "tracks in the image")):
         tracks = _figure(summary, key, "tracks")
         if tracks is not None:
@@ -138,7 +140,9 @@ def tiles(summary: Summary) -> list[tuple[str, str, str]]:
         ("odometry", "ate_rmse_m", "{:.2f} m", "trajectory error (ATE)"),
         ("odometry", "rpe_percent", "{:.2f} %", "relative error (RPE)"),
         ("tracking_3d", "tracks", "{:,.0f}", "tracks in space"),
+        ("tracking_3d", "recall", "{:.1%}", "of true objects tracked"),
         ("tracking_2d", "tracks", "{:,.0f}", "tracks in the image"),
+        ("tracking_2d", "recall", "{:.1%}", "of true boxes tracked"),
         ("wall", "peak_rss_mb", "{:,.0f} MB", "peak memory"),
     ):
         value = _figure(summary, part, key)
