@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from registration.odometry import OdometryConfig, ScanToMapOdometry
+from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry, deskew
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.messages import Odometry, PointCloud
 
@@ -25,12 +25,14 @@ class LidarOdometry(Component):
     """The pose of the cloud's frame in the odometry frame, at the cloud's stamp.
 
     covariance is None: GICP's Hessian cannot tell it honestly (see OdometryResult.information). Velocities are None
-    until two scans have been matched, and after the map had to be begun anew.
+    until two scans have been matched, and after the map had to be begun anew. deskewed is the cloud as one instant, its
+    stamp, would have seen it: what else looks at clouds on a moving robot wants that one.
     """
 
     Config = LidarOdometryConfig
     cloud = Input(PointCloud)
     odometry = Output(Odometry)
+    deskewed = Output(PointCloud)
 
     def __init__(self, config: LidarOdometryConfig | None = None, models: Models | None = None) -> None:
         super().__init__(config, models)
@@ -40,13 +42,19 @@ class LidarOdometry(Component):
     def step(self, cloud: PointCloud) -> Outputs:
         """One cloud's pose. Raises Rejected for a cloud with too few usable points or a stamp from the past."""
         result = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
-        return {
-            "odometry": Odometry(
-                stamp_ns=cloud.stamp_ns,
-                frame_id=self.config.odom_frame,
-                child_frame_id=cloud.frame_id,
-                frame_T_child=result.odom_T_sensor,
-                linear_velocity_mps=None if result.twist is None else result.twist[:3],
-                angular_velocity_radps=None if result.twist is None else result.twist[3:],
-            )
-        }
+        odometry = Odometry(
+            stamp_ns=cloud.stamp_ns,
+            frame_id=self.config.odom_frame,
+            child_frame_id=cloud.frame_id,
+            frame_T_child=result.odom_T_sensor,
+            linear_velocity_mps=None if result.twist is None else result.twist[:3],
+            angular_velocity_radps=None if result.twist is None else result.twist[3:],
+        )
+        return {"odometry": odometry, "deskewed": self._deskewed(cloud, result)}
+
+    def _deskewed(self, cloud: PointCloud, result: OdometryResult) -> PointCloud:
+        """The cloud without the sensor's own motion, as far as that is known; the same points in the same order."""
+        if cloud.time_offset_s is None or result.twist is None or not self.config.deskew:
+            return cloud
+        points_m = deskew(cloud.points_m, cloud.time_offset_s, result.twist)
+        return replace(cloud, points_m=points_m, time_offset_s=None)

@@ -102,9 +102,14 @@ def _choose_charge(options: ReplayOptions) -> Charge:
 
 
 def _sink(writer: RecordingWriter) -> Callable[[str, int, Message], None]:
-    """Write every output, and each pose as a transform too, so that viewers place tracks and clouds in one frame."""
+    """Write every output, and each pose as a transform too, so that viewers place tracks and clouds in one frame.
+
+    Hidden topics, with a name that begins with an underscore, are left out, as `ros2 bag record` leaves them out.
+    """
 
     def write(topic: str, now_ns: int, message: Message) -> None:
+        if "/_" in topic:
+            return
         writer.write(topic, now_ns, message)
         if isinstance(message, Odometry):
             pose = message.frame_T_child[None]

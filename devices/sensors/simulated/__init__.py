@@ -1,0 +1,1 @@
+"""Simulated sensors in procedural worlds; `world.generate` is the way in."""
