@@ -2,7 +2,7 @@
 
 The alignment is Segal, Haehnel and Thrun, "Generalized-ICP" (RSS 2009), in small_gicp (Koide, JOSS 2024). The frame
 around it is KISS-ICP's (Vizzo et al., RA-L 2023): deskew, downsample twice, predict by constant velocity, align, update
-the map. It departs from KISS-ICP in three things, each measured in tests/benchmarks/bench_odometry.py's recordings:
+the map. It departs from KISS-ICP in three things (tests/benchmarks/bench_odometry.py measures the two):
 
 - plane-to-plane distances in place of point to point, so that sparse beams do not pull scan lines onto each other;
 - correspondences are looked for twice, far (to reach the map from a poor prediction) and then near (for precision, and
@@ -103,8 +103,9 @@ class OdometryResult:
     little: the pose is the prediction) or "restarted" (so many failed that the map was begun anew at the prediction).
     odom_T_sensor (4, 4). twist (6,): linear m/s, then angular rad/s, in the sensor's frame; None while unknown.
     overlap: share of the thinned scan that found partners. iterations: of both passes.
-    information (6, 6), order x y z rx ry rz in the sensor's frame, or None: the Hessian of GICP's cost. Its covariances
-    are shapes, not sensor noise, so it says which directions the scan holds fast, but its inverse is no covariance.
+    information (6, 6), order x y z rx ry rz in the sensor's frame: the Hessian of GICP's cost, None unless registered.
+    GICP's covariances are shapes, not sensor noise, so it says which directions the scan holds fast, but its inverse is
+    no covariance of the pose.
     """
 
     status: Status
@@ -148,7 +149,7 @@ class ScanToMapOdometry:
         if self._stamp_ns is None:
             self.map.add(dense, self._odom_T_sensor)
             self._stamp_ns = stamp_ns
-            return OdometryResult("started", self._odom_T_sensor, None, 0.0, 0, None)
+            return OdometryResult("started", self._odom_T_sensor.copy(), None, 0.0, 0, None)
 
         dt_s = (stamp_ns - self._stamp_ns) * 1e-9
         predicted = self._odom_T_sensor @ se3_exp(self._twist * min(dt_s, self.config.max_prediction_s))
@@ -168,7 +169,8 @@ class ScanToMapOdometry:
 
         status: Status = "restarted" if lost else "registered" if found.good else "predicted"
         twist = None if lost else self._twist.copy()
-        return OdometryResult(status, pose.copy(), twist, found.overlap, found.iterations, found.information)
+        information = found.information if found.good else None
+        return OdometryResult(status, pose.copy(), twist, found.overlap, found.iterations, information)
 
     def _preprocess(self, points_m: Array, time_offset_s: Array | None) -> tuple[Array, small_gicp.PointCloud]:
         """The scan without motion and outliers, thinned for the map (M, 3) and, further, for the alignment."""
@@ -262,16 +264,22 @@ def deskew(points_m: Array, time_offset_s: Array, twist: Array) -> Array:
     exp(twist t): Rodrigues' formula with one axis for all points, so that a sweep costs two matrix products.
     """
     dtype = points_m.dtype
-    t = time_offset_s.astype(dtype)[:, None]
     v, w = twist[:3], twist[3:]
     rate = max(float(np.linalg.norm(w)), _NO_ROTATION_RADPS)
     k = skew(w / rate)
     kv, k2v = k @ v / rate, k @ k @ v
+    t = time_offset_s.astype(dtype)
     sine, one_less_cosine = np.sin(rate * t), 2.0 * np.sin(0.5 * rate * t) ** 2  # 1 - cos would cancel
 
-    rotated = points_m + sine * (points_m @ k.T.astype(dtype)) + one_less_cosine * (points_m @ (k @ k).T.astype(dtype))
-    moved = t * v.astype(dtype) + one_less_cosine * kv.astype(dtype) + (t - sine / rate) * k2v.astype(dtype)
-    result: Array = rotated + moved
+    result: Array = points_m + sine[:, None] * _product(points_m, k.T)
+    result += one_less_cosine[:, None] * _product(points_m, (k @ k).T)
+    result += _product(np.stack([t, one_less_cosine, sine], axis=1), np.stack([v + k2v, kv, -k2v / rate]))
+    return result
+
+
+def _product(rows: Array, matrix: Array) -> Array:
+    """rows (N, 3) times (3, 3), in the rows' dtype. Not by BLAS, whose threads wait for each other on a busy board."""
+    result: Array = np.einsum("ij,jk->ik", rows, matrix.astype(rows.dtype))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The demo recording is what its script makes, byte for byte, and the catalog knows it. Renew: `make demo-recording`."""
+"""The demo recording is what its script makes, byte for byte, and the catalog knows it (renew: make demo-recording)."""
 
 from __future__ import annotations
 
