@@ -7,6 +7,7 @@ replays of the same recording, graph and seed give the same summary.
 from __future__ import annotations
 
 import resource
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,9 +115,8 @@ def table(summary: Mapping[str, Any]) -> str:
             f"{ms['p50']:>9.2f}{ms['p90']:>9.2f}{ms['p99']:>9.2f}{ms['max']:>9.2f}"
         )
     for title in ("odometry", "tracking_3d", "tracking_2d"):
-        if title in summary:
-            numbers = "  ".join(f"{key} {value}" for key, value in summary[title].items())
-            lines.append(f"{title}: {numbers}")
+        numbers = "  ".join(f"{key} {value}" for key, value in summary.get(title, {}).items())
+        lines += textwrap.wrap(f"{title}: {numbers}", width=100, subsequent_indent="    ") if numbers else []
     wall = summary["wall"]
     lines.append(
         f"{summary['recording']['duration_s']:.1f} s of recording in {wall['replay_s']:.1f} s: "
