@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import tercel
-from tercel.core.component import config_from_mapping
 from tercel.core.errors import UserError, nearest_hint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
+    # numpy, not yet imported, spreads small products over all cores: slower where they are busy, and other last bits
+    # on another number of cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
@@ -259,6 +261,7 @@ def _add_world(verbs: Any) -> None:
 
 def _world(args: argparse.Namespace) -> int:
     from devices.sensors.simulated.world import WORLDS, WorldConfig, generate
+    from tercel.core.component import config_from_mapping
 
     if args.name not in WORLDS:
         raise UserError(f"unknown world {args.name!r}; {nearest_hint(args.name, WORLDS)}")
