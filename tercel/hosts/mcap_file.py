@@ -11,7 +11,7 @@ import heapq
 import mmap
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,10 @@ class RawMessage:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Where a chunk's records lie. compression is "" for records that lie in the file as they are."""
+    """Where a chunk's records lie, and which channels are in it (None: not known).
+
+    compression is "" for records that lie in the file as they are.
+    """
 
     start_ns: int
     end_ns: int
@@ -50,6 +53,7 @@ class _Chunk:
     uncompressed_bytes: int
     begin: int
     end: int
+    channels: frozenset[int] | None = None
 
 
 @dataclass
@@ -91,6 +95,8 @@ class McapFile:
         wanted = frozenset(channel_ids)
         waiting: list[tuple[int, int, int, memoryview]] = []
         for chunk in self._chunks:
+            if chunk.channels is not None and not chunk.channels & wanted:
+                continue
             self._release_pages()
             while waiting and waiting[0][0] < chunk.start_ns:
                 log_time_ns, _, channel_id, data = heapq.heappop(waiting)
@@ -153,7 +159,8 @@ class McapFile:
             chunk = self._chunk_at(index.chunk_start_offset)
             if chunk is None:
                 return False
-            self._chunks.append(chunk)
+            known = frozenset(index.message_index_offsets) or None
+            self._chunks.append(replace(chunk, channels=known))
         return True
 
     def _chunk_at(self, offset: int) -> _Chunk | None:

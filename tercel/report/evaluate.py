@@ -8,7 +8,7 @@ are stated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,36 +33,40 @@ RPE_DELTA_M = 10.0
 
 def evaluate(recording: Recording, result: Recording) -> dict[str, Any]:
     """Sections odometry, tracking_3d and tracking_2d of the summary, each where there is something to say."""
-    static = StaticFrames([m for m in _read(recording, "/tf_static") if isinstance(m, Transforms)])
-    estimate = _trajectory(result, lambda name: not name.startswith("/truth/"))
-    truth = _trajectory(recording, lambda name: name.startswith("/truth/"))
+    truths = _read(recording, [name for name in recording.topics if name.startswith(("/truth/", "/tf_static"))])
+    found = _read(result, list(result.topics))
+    static = StaticFrames([m for m in truths.get("/tf_static", []) if isinstance(m, Transforms)])
+    estimate, truth = _trajectory(found), _trajectory(truths)
     sections: dict[str, Any] = {}
     if estimate is not None:
         sections["odometry"] = _odometry(estimate, truth, static)
     frames = Frames(static, [t for t in (estimate, truth) if t is not None], slack_ns=SLACK_NS)
     for key, kind in (("tracking_3d", Tracks3D), ("tracking_2d", Tracks2D)):
-        topics = [name for name, topic in result.topics.items() if topic.message_type is kind and "tracks" in name]
+        topics = [name for name, messages in found.items() if isinstance(messages[0], kind) and "tracks" in name]
         for name in topics[:1]:
-            sections[key] = _tracking(result, name, recording, f"/truth/{name.strip('/')}", frames)
+            sections[key] = _tracking(found[name], truths.get(f"/truth/{name.strip('/')}", []), frames)
     return sections
 
 
-def _read(recording: Recording, topic: str) -> Iterator[Message]:
-    """The messages of a topic that decode; those that do not were counted when they were replayed."""
-    if topic not in recording.topics or recording.topics[topic].message_type is None:
-        return
-    for recorded in recording.messages([topic]):
+def _read(recording: Recording, topics: list[str]) -> dict[str, list[Message]]:
+    """The messages of these topics in one pass, without sensor data; those that do not decode were counted before."""
+    kinds = (Odometry, Transforms, Tracks2D, Tracks3D)
+    wanted = [name for name in topics if recording.topics[name].message_type in kinds]
+    messages: dict[str, list[Message]] = {}
+    for recorded in recording.messages(wanted):
         try:
-            yield recording.decode(recorded)
+            messages.setdefault(recorded.topic, []).append(recording.decode(recorded))
         except Rejected:
             continue
+    return messages
 
 
-def _trajectory(recording: Recording, wanted: Any) -> Trajectory | None:
-    for name, topic in recording.topics.items():
-        if topic.message_type is Odometry and topic.count and wanted(name):
+def _trajectory(found: Mapping[str, list[Message]]) -> Trajectory | None:
+    for name, messages in sorted(found.items()):
+        poses = [m for m in messages if isinstance(m, Odometry)]
+        if poses:
             try:
-                return Trajectory.of(name, [m for m in _read(recording, name) if isinstance(m, Odometry)])
+                return Trajectory.of(name, poses)
             except ValueError:
                 continue
     return None
@@ -98,11 +102,9 @@ def _odometry(estimate: Trajectory, truth: Trajectory | None, static: StaticFram
     return section | {"rpe_percent": round(relative.translation_percent, 4), "rpe_deg_per_m": degrees}
 
 
-def _tracking(result: Recording, topic: str, recording: Recording, truth_topic: str, frames: Frames) -> dict[str, Any]:
+def _tracking(tracks: list[Any], truth: list[Any], frames: Frames) -> dict[str, Any]:
     """Counts of the tracks and, with truth, how well they cover it."""
-    tracks = [m for m in _read(result, topic) if isinstance(m, (Tracks2D, Tracks3D))]
     section = _track_counts(tracks)
-    truth = [m for m in _read(recording, truth_topic) if isinstance(m, (Tracks2D, Tracks3D))]
     stamps = {m.stamp_ns for m in tracks}
     truth = [m for m in truth if m.stamp_ns in stamps]
     if not truth:
