@@ -63,18 +63,19 @@ class _Runner:
         self._charge = charge
         self._publish = publish
         self._wake = asyncio.Event()
-        self.busy = False
+        self.resting = asyncio.Event()
 
     def offer(self, port: str, message: Message) -> None:
         self.ports.offer(port, message)
+        self.resting.clear()
         self._wake.set()
 
     async def work(self, clock: VirtualClock) -> None:
         """Call handlers as their inputs arrive, for ever."""
         while True:
             call = self.ports.next_call()
-            self.busy = call is not None
             if call is None:
+                self.resting.set()
                 self._wake.clear()
                 await self._wake.wait()
                 continue
@@ -180,10 +181,10 @@ async def _play(
 
 
 async def _drain(runners: list[_Runner], clock: VirtualClock) -> None:
-    """Let time go on until no component works any more."""
+    """Let time go on until no component works any more; one that rests may be woken by another's output."""
     await clock.idle()
-    while any(runner.busy for runner in runners):
-        await clock.sleep_until_ns(clock.now_ns + 1_000_000)
+    while working := [runner for runner in runners if not runner.resting.is_set()]:
+        await working[0].resting.wait()
         await clock.idle()
 
 

@@ -97,6 +97,15 @@ def test_work_that_takes_time_delays_outputs_and_drops_the_oldest(tmp_path: Path
     assert port.received == port.processed + port.dropped.total() == 40
 
 
+def test_work_that_takes_hours_is_waited_for_at_the_end_and_not_lost(tmp_path: Path) -> None:
+    write_two_topics(tmp_path / "r.mcap", count=10)
+    account, out = run(tmp_path / "r.mcap", write(tmp_path, GOOD), lambda _name, _took: 3600 * 10**9)
+    port = account.nodes["smoother"].ports["imu"]
+    assert port.processed == 5  # the first, and the newest four that its queue kept
+    assert port.dropped == {"queue full": 5}
+    assert [now for topic, now, _ in out if topic == "/pose"][-1] == 10**9 + 5 * 3600 * 10**9
+
+
 def profile(path: Path, p50: float, largest: float) -> Path:
     ms = {"p50": p50, "p90": p50 + (largest - p50) / 2, "p99": largest * 0.95, "max": largest}
     path.write_text(json.dumps({"components": {n: {"latency_ms": ms} for n in ("smoother", "joiner")}}))
