@@ -1,42 +1,59 @@
 """A virtual clock: an asyncio event loop that jumps to the next event instead of waiting for it.
 
 The loop is asyncio's own; only its selector differs. Where the real one would block until the next timer, this one
-adds the waiting time to the clock and returns at once. Time is kept in integer nanoseconds from the run's start, so
-that no rounding depends on the date.
+sets the clock to the next event and returns at once. Time is kept in integer nanoseconds from the run's start, and
+`sleep_until_ns` has its own timers: asyncio's are floats of seconds, which stop being exact after some weeks.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import selectors
 from collections.abc import Coroutine
+from itertools import count
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_Waiter = asyncio.Future[None]
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Never waits: a timeout advances `elapsed_ns`. Before it does, it wakes whoever waits for the instant's end."""
+    """Never waits: what would be waiting advances `elapsed_ns`. Before that it wakes whoever waits for the instant's
+    end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.elapsed_ns = 0
-        self.idle_waiters: list[asyncio.Future[None]] = []
+        self.idle_waiters: list[_Waiter] = []
+        self.timers: list[tuple[int, int, _Waiter]] = []
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is not None and timeout <= 0:
-            return super().select(0)
+        if timeout is None or timeout > 0:
+            self._go_on(timeout)
+        return super().select(0)
+
+    def _go_on(self, timeout: float | None) -> None:
+        """Nothing more can happen at this instant: end it, or jump to the next timer, ours or asyncio's."""
         if self.idle_waiters:
             waiters, self.idle_waiters = self.idle_waiters, []
             for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            return super().select(0)
-        if timeout is None:
-            # Nothing left to happen in virtual time: every task waits for another one.
+                _wake(waiter)
+            return
+        asyncios_ns = None if timeout is None else self.elapsed_ns + max(1, round(timeout * 1e9))
+        if self.timers and (asyncios_ns is None or self.timers[0][0] <= asyncios_ns):
+            self.elapsed_ns = max(self.elapsed_ns, self.timers[0][0])
+            while self.timers and self.timers[0][0] <= self.elapsed_ns:
+                _wake(heapq.heappop(self.timers)[2])
+        elif asyncios_ns is not None:
+            self.elapsed_ns = asyncios_ns
+        else:
             raise RuntimeError("the graph is deadlocked: no task can go on and no timer is set")
-        self.elapsed_ns += max(1, round(timeout * 1e9))
-        return super().select(0)
+
+
+def _wake(waiter: _Waiter) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class VirtualClock(asyncio.SelectorEventLoop):
@@ -44,6 +61,7 @@ class VirtualClock(asyncio.SelectorEventLoop):
 
     def __init__(self, start_ns: int = 0) -> None:
         self._jumping = _JumpingSelector()
+        self._order = count()
         super().__init__(self._jumping)
         self.start_ns = start_ns
 
@@ -57,14 +75,16 @@ class VirtualClock(asyncio.SelectorEventLoop):
         return self.start_ns + self._jumping.elapsed_ns
 
     async def sleep_until_ns(self, when_ns: int) -> None:
-        """Wait for a point in virtual time; one in the past does not wait."""
-        # Rounding a float timer may wake a nanosecond early: go on until the clock has really reached it.
-        while (remaining_ns := when_ns - self.now_ns) > 0:
-            await asyncio.sleep(remaining_ns / 1e9)
+        """Wait for a point in virtual time; one that has come does not wait. Equal points wake in order of asking."""
+        if when_ns <= self.now_ns:
+            return
+        waiter: _Waiter = self.create_future()
+        heapq.heappush(self._jumping.timers, (when_ns - self.start_ns, next(self._order), waiter))
+        await waiter
 
     async def idle(self) -> None:
         """Wait until everything that can happen at this instant has happened."""
-        waiter: asyncio.Future[None] = self.create_future()
+        waiter: _Waiter = self.create_future()
         self._jumping.idle_waiters.append(waiter)
         await waiter
 

@@ -82,3 +82,20 @@ def test_a_hundred_thousand_tasks_finish_in_seconds() -> None:
     began_s = time.monotonic()
     run_virtual(main(), VirtualClock())
     assert time.monotonic() - began_s < 10.0
+
+
+def test_a_century_is_reached_to_the_nanosecond_among_other_timers() -> None:
+    clock = VirtualClock(0)
+    century_ns = 100 * 365 * 86_400 * 10**9
+    woken: list[tuple[str, int]] = []
+
+    async def until(name: str, when_ns: int) -> None:
+        await clock.sleep_until_ns(when_ns)
+        woken.append((name, clock.now_ns))
+
+    async def main() -> None:
+        stamps = {"b": century_ns + 1, "a": century_ns, "c": century_ns + 1, "first": 5}
+        await asyncio.gather(*(until(name, when_ns) for name, when_ns in stamps.items()), asyncio.sleep(3))
+
+    run_virtual(main(), clock)
+    assert woken == [("first", 5), ("a", century_ns), ("b", century_ns + 1), ("c", century_ns + 1)]
