@@ -220,12 +220,12 @@ def _headings(local_m: Array, clusters: Clusters, point_cells: Array) -> Array:
 def _closest(means_m: Array, segments: Segments, yaws_rad: Array) -> Array:
     """Of headings (A, K), those (K,) whose rectangles have the edges closest to the points (2, C): algorithm 4."""
     cos, sin = np.cos(yaws_rad).astype(np.float32), np.sin(yaws_rad).astype(np.float32)
-    to_edge = None
+    to_edges = []
     for turned in _turned(means_m, segments.spread(cos), segments.spread(sin)):
         from_low = turned - segments.spread(segments.reduce(np.minimum, turned))
         from_high = segments.spread(segments.reduce(np.maximum, turned)) - turned
-        nearer = np.minimum(from_low, from_high)
-        to_edge = nearer if to_edge is None else np.minimum(to_edge, nearer)
+        to_edges.append(np.minimum(from_low, from_high))
+    to_edge = np.minimum(*to_edges)
     closeness = segments.reduce(np.add, 1.0 / np.maximum(to_edge, np.float32(_CLOSEST_M)))
     best = np.argmax(closeness, axis=0)
     result: Array = np.take_along_axis(yaws_rad, best[None], axis=0)[0]

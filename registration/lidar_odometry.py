@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry, deskew
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
+from tercel.core.errors import Rejected
 from tercel.core.messages import Odometry, PointCloud
 
 
@@ -37,10 +38,13 @@ class LidarOdometry(Component):
     def __init__(self, config: LidarOdometryConfig | None = None, models: Models | None = None) -> None:
         super().__init__(config, models)
         self._odometry = ScanToMapOdometry(self.config)
+        self._frame_id: str | None = None
 
     @on(cloud)
     def step(self, cloud: PointCloud) -> Outputs:
-        """One cloud's pose. Raises Rejected for a cloud with too few usable points or a stamp from the past."""
+        """One cloud's pose. Raises Rejected for too few usable points, a stamp from the past, or another frame."""
+        if cloud.frame_id != (self._frame_id or cloud.frame_id):
+            raise Rejected("frame changed within the stream")
         result = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
         odometry = Odometry(
             stamp_ns=cloud.stamp_ns,
@@ -50,6 +54,7 @@ class LidarOdometry(Component):
             linear_velocity_mps=None if result.twist is None else result.twist[:3],
             angular_velocity_radps=None if result.twist is None else result.twist[3:],
         )
+        self._frame_id = cloud.frame_id
         return {"odometry": odometry, "deskewed": self._deskewed(cloud, result)}
 
     def _deskewed(self, cloud: PointCloud, result: OdometryResult) -> PointCloud:

@@ -62,7 +62,7 @@ class Tracker3D(Component):
 
     Config = Tracker3DConfig
     detections = Input(Detections3D)
-    odometry = Input(Odometry)
+    odometry = Input(Odometry, depth=100)  # small, and waits for detections that take longer
     tracks = Output(Tracks3D)
 
     def __init__(self, config: Tracker3DConfig | None = None, models: Models | None = None) -> None:

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -125,8 +126,33 @@ def config_from_mapping(config_type: type, values: Mapping[str, Any], *, where: 
     for key in values:
         if key not in known:
             raise UserError(f"{where}: unknown key {key!r}; {nearest_hint(str(key), known)}")
+    hints = get_type_hints(config_type)
     prepared = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in prepared.items():
+        if not _fits(value, hints[key]):
+            raise UserError(f"{where}: {key}: {_name(hints[key])} is wanted, not {value!r}")
     try:
         return config_type(**prepared)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a graph file can stand where the config has this type. True for types it does not know."""
+    if hint in (int, float):
+        number = isinstance(value, int) or (hint is float and isinstance(value, float))
+        return number and not isinstance(value, bool) and not abs(value) >= 2**31  # NaN is for __post_init__ to refuse
+    if hint in (bool, str, type(None)):
+        return isinstance(value, hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and (arguments[-1] is not ... or all(_fits(v, arguments[0]) for v in value))
+    return True
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

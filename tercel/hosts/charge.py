@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,25 +33,28 @@ def charge_measured(_component: str, took_s: float) -> int:
     return round(took_s * 1e9)
 
 
-def charge_profile(path: Path, seed: int) -> Charge:
+def charge_profile(path: Path, seed: int, components: Sequence[str]) -> Charge:
     """Work takes as long as on the board that wrote this summary.json.
 
     A duration is drawn by inverting the piecewise-linear distribution through the stated p50, p90, p99 and max, from
     half the median up. Each component has its own stream, so that one more component does not change the others.
-    Raises UserError if the file is no summary.
+    Raises UserError if the file is no summary, or says nothing usable of one of the components.
     """
     try:
-        components = json.loads(path.read_text(encoding="utf-8"))["components"]
-        rows = {name: [float(entry["latency_ms"][key]) for key, _ in _QUANTILES] for name, entry in components.items()}
-    except (OSError, ValueError, KeyError, TypeError):
+        entries = json.loads(path.read_text(encoding="utf-8"))["components"]
+        rows = {name: [float(entry["latency_ms"][key]) for key, _ in _QUANTILES] for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no board profile: give the summary.json of a replay on that board") from None
+    for name in components:
+        if name not in rows:
+            raise UserError(f"{path} says nothing of component {name!r}: replay the same graph on the board")
+        if not (np.isfinite(rows[name]).all() and np.all(np.diff([0.0, *rows[name]]) >= 0)):
+            raise UserError(f"{path}: the latencies of {name!r} are no quantiles: {rows[name]}")
     levels = [0.0, *(level for _, level in _QUANTILES)]
-    curves = {name: [ms[0] / 2, *ms] for name, ms in rows.items() if np.all(np.diff(ms) >= 0) and ms[0] >= 0}
-    streams = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in curves}
+    curves = {name: [rows[name][0] / 2, *rows[name]] for name in components}
+    streams = {name: np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in components}
 
     def charge(component: str, _took_s: float) -> int:
-        if component not in curves:
-            raise UserError(f"{path} says nothing of component {component!r}: replay the same graph on the board")
         draw_ms = np.interp(streams[component].random(), levels, curves[component])
         return round(float(draw_ms) * 1e6)
 

@@ -94,8 +94,10 @@ def load_graph(path: Path) -> Graph:
         raise UserError(f"{path} is larger than {MAX_GRAPH_BYTES} bytes: that is no graph file")
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep for a graph") from None
     where = str(path)
     content = _mapping(content, where, {"components", "models"})
     components = _mapping(content.get("components"), f"{where}: components")
@@ -138,11 +140,15 @@ def _load_component(path: Any, where: str) -> type[Component]:
     module_name, class_name = path.rsplit(".", 1)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{where}: component {path}: no module named {error.name!r}") from None
+    except (ImportError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: component {path}: {error} (is it on PYTHONPATH?)") from None
     component = getattr(module, class_name, None)
-    if not (isinstance(component, type) and issubclass(component, Component)):
-        names = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, Component)]
+    if not (isinstance(component, type) and issubclass(component, Component) and hasattr(component, "Config")):
+        names = [
+            n
+            for n, v in vars(module).items()
+            if isinstance(v, type) and issubclass(v, Component) and v is not Component
+        ]
         raise UserError(f"{where}: {module_name} has no component {class_name!r}; {nearest_hint(class_name, names)}")
     return component
 
@@ -160,10 +166,14 @@ def _check_types(graph: Graph, where: str) -> None:
     writers: dict[str, str] = {}
     for node in graph.nodes:
         for port, topic in node.outputs.items():
+            if topic in ("/tf", "/tf_static"):
+                raise UserError(f"{where}: {node.name}.{port}: {topic} is written by the host: choose another topic")
             if topic in writers:
                 raise UserError(
                     f"{where}: {topic} is written by {writers[topic]} and by {node.name}.{port}: rename one"
                 )
+            if topic in node.inputs.values():
+                raise UserError(f"{where}: {node.name} reads and writes {topic}: choose another topic for {port!r}")
             writers[topic] = f"{node.name}.{port}"
     written = graph.written()
     for node in graph.nodes:

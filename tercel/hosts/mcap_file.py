@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import mmap
 import struct
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -53,12 +54,16 @@ class _Chunk:
     uncompressed_bytes: int
     begin: int
     end: int
+    crc: int = 0
     channels: frozenset[int] | None = None
 
 
 @dataclass
 class McapFile:
-    """An open MCAP file. Raises UserError from `open` if it is not one."""
+    """An open MCAP file. Raises UserError from `open` if it is not one.
+
+    verify: check each chunk's CRC, and leave a chunk out that fails; it costs one more pass over the bytes.
+    """
 
     channels: dict[int, Channel] = field(default_factory=dict)
     schemas: dict[int, Schema] = field(default_factory=dict)
@@ -66,12 +71,13 @@ class McapFile:
     start_ns: int = 0
     end_ns: int = 0
     problems: list[str] = field(default_factory=list)
+    verify: bool = False
     _bytes: memoryview = field(default_factory=lambda: memoryview(b""))
     _chunks: list[_Chunk] = field(default_factory=list)
     _map: mmap.mmap | None = None
 
     @classmethod
-    def open(cls, path: Path) -> McapFile:
+    def open(cls, path: Path, *, verify: bool = False) -> McapFile:
         """Map the file and find its chunks."""
         size = path.stat().st_size
         if size == 0:
@@ -81,7 +87,7 @@ class McapFile:
             mapped = memoryview(file_map)
             if bytes(mapped[: len(MAGIC)]) != MAGIC:
                 raise UserError(f"{path} is not an MCAP file (wrong magic bytes): see 'tercel import --help'")
-            file = cls(_bytes=mapped, _map=file_map)
+            file = cls(verify=verify, _bytes=mapped, _map=file_map)
             if not file._read_summary(stream):
                 file._scan()
         file._chunks.sort(key=lambda c: (c.start_ns, c.begin))
@@ -92,7 +98,15 @@ class McapFile:
 
         Chunks are opened only when time reaches them, so memory holds those that overlap and no more.
         """
-        wanted = frozenset(channel_ids)
+        read = 0
+        for message in self._in_order(frozenset(channel_ids)):
+            read += 1
+            yield message
+        promised = sum(self.counts.get(channel_id, 0) for channel_id in channel_ids)
+        if read < promised:
+            self._note(f"damaged: {promised - read} of {promised} messages could not be read")
+
+    def _in_order(self, wanted: frozenset[int]) -> Iterator[RawMessage]:
         waiting: list[tuple[int, int, int, memoryview]] = []
         for chunk in self._chunks:
             if chunk.channels is not None and not chunk.channels & wanted:
@@ -124,20 +138,25 @@ class McapFile:
             if opcode == Opcode.MESSAGE and end - begin >= _MESSAGE.size:
                 channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(records, begin)
                 if channel_id in wanted:
-                    rows.append((log_time_ns, chunk.begin + begin, channel_id, records[begin + _MESSAGE.size : end]))
+                    rows.append(
+                        (log_time_ns, (chunk.begin << 40) + begin, channel_id, records[begin + _MESSAGE.size : end])
+                    )
         return rows
 
     def _open_chunk(self, chunk: _Chunk) -> memoryview | None:
         stored = self._bytes[chunk.begin : chunk.end]
-        if not chunk.compression:
-            return stored
         try:
-            return memoryview(_decompress(stored, chunk))
+            records = memoryview(_decompress(stored, chunk)) if chunk.compression else stored
+            if self.verify and chunk.crc and zlib.crc32(records) != chunk.crc:
+                raise ValueError("its checksum is wrong")
         except (RuntimeError, ValueError, MemoryError) as error:
-            problem = f"a chunk at byte {chunk.begin} could not be read ({error})"
-            if problem not in self.problems:
-                self.problems.append(problem)
+            self._note(f"a chunk at byte {chunk.begin} could not be read ({error})")
             return None
+        return records
+
+    def _note(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def _read_summary(self, stream: Any) -> bool:
         """Take channels, counts and chunks from the summary; False if it is missing or incomplete."""
@@ -171,7 +190,7 @@ class McapFile:
         begin = offset + _RECORD.size
         if opcode != Opcode.CHUNK or begin + length > len(self._bytes) or length < _CHUNK.size + 12:
             return None
-        start_ns, end_ns, uncompressed_bytes, _crc = _CHUNK.unpack_from(self._bytes, begin)
+        start_ns, end_ns, uncompressed_bytes, crc = _CHUNK.unpack_from(self._bytes, begin)
         name_at = begin + _CHUNK.size
         (name_length,) = struct.unpack_from("<I", self._bytes, name_at)
         records_at = name_at + 4 + name_length
@@ -182,7 +201,7 @@ class McapFile:
         first = records_at + 8
         if first + stored_bytes > begin + length:
             return None
-        return _Chunk(start_ns, end_ns, compression, uncompressed_bytes, first, first + stored_bytes)
+        return _Chunk(start_ns, end_ns, compression, uncompressed_bytes, first, first + stored_bytes, crc)
 
     def _scan(self) -> None:
         """Find channels, counts and chunks by reading every record: for files without a summary."""
@@ -250,6 +269,9 @@ def _decompress(stored: memoryview, chunk: _Chunk) -> bytes:
         import zstandard
 
         try:
+            # A frame that states its size is given that much memory, whatever limit is set.
+            if zstandard.frame_content_size(stored) not in (-1, chunk.uncompressed_bytes):
+                raise ValueError("its size is not what it claims")
             data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=chunk.uncompressed_bytes)
         except zstandard.ZstdError as error:
             raise ValueError(str(error)) from None

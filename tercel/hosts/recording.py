@@ -22,7 +22,7 @@ from rosbags.typesys.store import Typestore
 import tercel
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import CompressedImage, Image, Message
-from tercel.hosts.mcap_file import McapFile
+from tercel.hosts.mcap_file import MAGIC, McapFile
 from tercel.ros import convert
 from tercel.ros.layouts import decompress
 
@@ -65,26 +65,37 @@ class Recording(Protocol):
         ...
 
 
-def open_recording(path: Path) -> Recording:
+def open_recording(path: Path, *, verify: bool = False) -> Recording:
     """Open an MCAP file, a rosbag2 folder (sqlite3 or MCAP) or file, or a ROS 1 bag.
+
+    verify: check the checksums of an MCAP file's chunks as they are read.
 
     Raises UserError, in one line, if there is no such file, it is empty, or it is none of these.
     """
     if not path.exists():
         raise UserError(f"no recording at {path}")
-    if path.is_file() and path.suffix == ".mcap":
-        return McapRecording(path)
-    if path.is_file() and path.stat().st_size == 0:
+    if path.is_dir():
+        return BagRecording(path)
+    if not path.is_file():
+        raise UserError(f"{path} is neither a file nor a folder")
+    if path.suffix == ".mcap" or _begins_with(path, MAGIC):
+        return McapRecording(path, verify=verify)
+    if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (zero bytes): record or import it again")
     return BagRecording(path)
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 class McapRecording:
     """An MCAP file with ROS 2 messages in CDR."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verify: bool = False) -> None:
         self.path = path
-        self._file = McapFile.open(path)
+        self._file = McapFile.open(path, verify=verify)
         self.start_ns, self.end_ns = self._file.start_ns, self._file.end_ns
         self.problems = self._file.problems
         self.rejected: Counter[str] = Counter()
@@ -159,7 +170,8 @@ class BagRecording:
             raise UserError(
                 f"{path} does not open as a bag ({text}): an MCAP, rosbag2 or ROS 1 bag is wanted"
             ) from None
-        self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time
+        empty = not self._reader.message_count
+        self.start_ns, self.end_ns = (0, 0) if empty else (self._reader.start_time, self._reader.end_time)
         by_topic: dict[str, Counter[str]] = {}
         for connection in self._reader.connections:
             by_topic.setdefault(connection.topic, Counter())[connection.msgtype] += connection.msgcount
@@ -172,11 +184,17 @@ class BagRecording:
         ]
         if not connections:
             return
+        read, promised = 0, sum(c.msgcount for c in connections)
+        reason = ""
         try:
             for connection, log_time_ns, raw in self._reader.messages(connections=connections):
+                read += 1
                 yield Recorded(connection.topic, log_time_ns, raw)
         except Exception as error:  # a damaged bag ends the recording here, and says so
-            self.problems.append(f"damaged: reading stopped early ({error})")
+            reason = f" ({error})"
+        problem = f"damaged: {promised - read} of {promised} messages could not be read{reason}"
+        if read != promised and problem not in self.problems:
+            self.problems.append(problem)
 
     def decode(self, recorded: Recorded, *, images: bool = False) -> Message:
         """See Recording.decode."""

@@ -39,6 +39,7 @@ class NodeAccount:
     outputs: Counter[str] = field(default_factory=Counter)
     took_ms: array[float] = field(default_factory=lambda: array("d"))
     age_ms: array[float] = field(default_factory=lambda: array("d"))
+    restarts: int = 0
 
 
 @dataclass
@@ -60,6 +61,7 @@ class _Runner:
         self.ports = Ports(node.component)
         self.account = NodeAccount(self.ports.accounts)
         self._component: Component = node.component(node.config, models)
+        self._models = models
         self._charge = charge
         self._publish = publish
         self._wake = asyncio.Event()
@@ -79,6 +81,9 @@ class _Runner:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            if self.ports.take_clock_reset():
+                self._component = self.node.component(self.node.config, self._models)
+                self.account.restarts += 1
             handler = getattr(self._component, call.handler.function)
             outputs, reason = {}, None
             began_s = time.perf_counter()

@@ -92,8 +92,9 @@ def wireframes(camera: CameraInfo, corners_m: Array) -> Array:
         cut = ends + share[..., None] * (others - ends)
         clipped = np.where((depth < _NEAR_M)[..., None], cut, ends)
         pixels = project(camera, clipped)
-    behind = (depth < _NEAR_M).all(axis=-1) | ~np.isfinite(pixels).all(axis=(-1, -2))
-    return np.where(behind[..., None, None], np.nan, np.clip(pixels, -1e4, 1e4))
+    behind = np.all(depth < _NEAR_M, axis=-1) | ~np.all(np.isfinite(pixels), axis=(-1, -2))
+    hidden = np.broadcast_to(np.asarray(behind)[..., None, None], pixels.shape)
+    return np.where(hidden, np.nan, np.clip(pixels, -1e4, 1e4))
 
 
 def camera_panel(picture: Picture | None, size_px: tuple[int, int], label: str) -> tuple[Panel, str]:

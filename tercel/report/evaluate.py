@@ -92,23 +92,39 @@ def _odometry(estimate: Trajectory, truth: Trajectory | None, static: StaticFram
     if len(pairs) < 3:
         return section
     estimated, true = (np.stack(poses) for poses in zip(*pairs, strict=True))
-    section["path_m"] = round(float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum()), 3)
+    try:
+        return section | _pose_errors(estimated, true)
+    except ValueError as error:  # truth that is not finite, or a drive too short
+        return section | {"truth": f"not compared: {error}"}
+
+
+def _pose_errors(estimated: Array, true: Array) -> dict[str, Any]:
+    """Path length, ATE and RPE of poses (N, 4, 4). Raises ValueError if they hold what cannot be compared."""
     absolute = absolute_error(true, estimated)
-    section |= {"ate_rmse_m": round(absolute.rmse, 4), "ate_max_m": round(absolute.max, 4)}
-    if section["path_m"] < RPE_DELTA_M:
-        return section
-    relative = relative_error(true, estimated, RPE_DELTA_M, "m")
+    path_m = float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum())
+    errors = {"path_m": round(path_m, 3), "ate_rmse_m": round(absolute.rmse, 4), "ate_max_m": round(absolute.max, 4)}
+    try:
+        relative = relative_error(true, estimated, RPE_DELTA_M, "m")
+    except ValueError:  # no two poses are that far apart
+        return errors
     degrees = round(relative.rotation_deg.mean / RPE_DELTA_M, 5)
-    return section | {"rpe_percent": round(relative.translation_percent, 4), "rpe_deg_per_m": degrees}
+    return errors | {"rpe_percent": round(relative.translation_percent, 4), "rpe_deg_per_m": degrees}
 
 
 def _tracking(tracks: list[Any], truth: list[Any], frames: Frames) -> dict[str, Any]:
-    """Counts of the tracks and, with truth, how well they cover it."""
+    """Counts of the tracks and, with truth, how well they cover it.
+
+    All truth from the first tracks on counts, also at stamps where no tracks came out: what was dropped on the way is
+    a miss.
+    """
     section = _track_counts(tracks)
-    stamps = {m.stamp_ns for m in tracks}
-    truth = [m for m in truth if m.stamp_ns in stamps]
+    truth = [m for m in truth if m.stamp_ns >= tracks[0].stamp_ns]
     if not truth:
         return section
+    section |= {
+        "truth_frames": len(truth),
+        "frames_tracked": len({m.stamp_ns for m in truth} & {m.stamp_ns for m in tracks}),
+    }
     if isinstance(tracks[0], Tracks2D):
         score = evaluate_iou(_boxes(truth), _boxes(tracks), min_iou=MIN_IOU, frames=sorted(m.stamp_ns for m in truth))
         return section | _scores(score, "mean_iou", 1.0 - score.motp)

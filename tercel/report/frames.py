@@ -29,6 +29,8 @@ class StaticFrames:
             for parent, child, parent_T_child in zip(
                 message.parents, message.children, message.parent_T_child, strict=True
             ):
+                if not np.isfinite(parent_T_child).all():
+                    continue  # unknown is what it is
                 self._neighbours.setdefault(_plain(child), {})[_plain(parent)] = parent_T_child
                 self._neighbours.setdefault(_plain(parent), {})[_plain(child)] = geometry.inverse(parent_T_child)
 

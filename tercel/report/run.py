@@ -44,19 +44,19 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
 
     Raises UserError for anything that the user can mend.
     """
-    recording = open_recording(options.recording)
+    recording = open_recording(options.recording, verify=True)
+    result_path = options.out / "result.mcap"
+    if result_path.exists() and result_path.samefile(options.recording):
+        raise UserError(f"{result_path} would be written over the recording itself: say --out ANOTHER_FOLDER")
     if not any(topic.count for topic in recording.topics.values()):
         raise UserError(f"{options.recording} has no ROS 2 messages: nothing to replay")
     graph, reason = _choose_graph(options, recording)
     sources = bind(graph, recording, options.remap)
     say(f"graph: {graph.name} ({reason})")
-    for problem in recording.problems:
-        say(f"recording: {problem}")
     models = _open_models(graph, options)
-    charge = _choose_charge(options)
+    charge = _choose_charge(options, graph)
 
     options.out.mkdir(parents=True, exist_ok=True)
-    result_path = options.out / "result.mcap"
     with RecordingWriter(result_path, chunk_bytes=RESULT_CHUNK_BYTES) as writer:
         _copy_static_transforms(recording, writer)
         account = replay(recording, graph, sources, models=models, sink=_sink(writer), charge=charge, progress=progress)
@@ -66,14 +66,19 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
     summary = summarise(recording, graph, sources, account, told)
     result = open_recording(result_path)
     summary.update(evaluate(recording, result))
+    _write_summary(options.out, summary)
     if options.report:
         from tercel.report.html import write_report
 
         began_s = time.perf_counter()
         write_report(options.out / "report.html", recording, result, summary)
         summary["wall"]["report_s"] = round(time.perf_counter() - began_s, 3)
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _write_summary(options.out, summary)
     return summary, table(summary)
+
+
+def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
 def _choose_graph(options: ReplayOptions, recording: Recording) -> tuple[Graph, str]:
@@ -93,12 +98,12 @@ def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
     return LocalModels({name: load_network(path, threads=options.threads) for name, path in files.items()})
 
 
-def _choose_charge(options: ReplayOptions) -> Charge:
+def _choose_charge(options: ReplayOptions, graph: Graph) -> Charge:
     if options.charge == "none":
         return charge_nothing
     if options.charge == "measured":
         return charge_measured
-    return charge_profile(Path(options.charge), options.seed)
+    return charge_profile(Path(options.charge), options.seed, [node.name for node in graph.nodes])
 
 
 def _sink(writer: RecordingWriter) -> Callable[[str, int, Message], None]:

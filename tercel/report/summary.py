@@ -90,6 +90,7 @@ def _component(
         "rate_hz": round(len(account.took_ms) / duration_s, 2) if duration_s > 0 else 0.0,
         "dropped": sum(counts.dropped.total() for counts in account.ports.values()),
         "rejected": sum(counts.rejected.total() for counts in account.ports.values()),
+        "restarts": account.restarts,
         "inputs": rows,
         "outputs": {port: {"topic": topic, "count": account.outputs[port]} for port, topic in outputs.items()},
         "latency_ms": quantiles_ms(account.took_ms),
@@ -117,6 +118,13 @@ def table(summary: Mapping[str, Any]) -> str:
     for title in ("odometry", "tracking_3d", "tracking_2d"):
         numbers = "  ".join(f"{key} {value}" for key, value in summary.get(title, {}).items())
         lines += textwrap.wrap(f"{title}: {numbers}", width=100, subsequent_indent="    ") if numbers else []
+    lines += [
+        f"restarted: {name}, {row['restarts']} times: the clock of its input was set back"
+        for name, row in summary["components"].items()
+        if row["restarts"]
+    ]
+    lines += [f"problem: {problem}" for problem in summary["recording"]["problems"]]
+    lines += [f"rejected: {reason} ({n})" for reason, n in summary["recording"]["rejected"].items()]
     wall = summary["wall"]
     lines.append(
         f"{summary['recording']['duration_s']:.1f} s of recording in {wall['replay_s']:.1f} s: "

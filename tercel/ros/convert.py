@@ -58,6 +58,7 @@ def make_typestore() -> Typestore:
 
 
 STORE = make_typestore()
+MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in an int32
 _T = STORE.types
 
 
@@ -268,6 +269,8 @@ def from_ros(ros: Any, msgtype: str) -> Message:
         message: Message = _READERS[msgtype][1](ros)
     except (ValueError, AttributeError, TypeError, OverflowError):
         raise Rejected("message content makes no sense") from None
+    if not 0 <= message.stamp_ns < MAX_STAMP_NS:
+        raise Rejected("stamp outside 1970 to 2038")
     return message
 
 

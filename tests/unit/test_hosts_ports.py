@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tercel.core.component import Component, Input, on
 from tercel.core.messages import Imu, Message
-from tercel.hosts.ports import DUPLICATE, QUEUE_FULL, UNPAIRED, WENT_BACK, Ports
+from tercel.hosts.ports import DUPLICATE, QUEUE_FULL, RESET_AFTER, UNPAIRED, WENT_BACK, Ports
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,42 @@ def test_a_port_that_orders_for_itself_takes_late_messages() -> None:
     for stamp in (10, 5):
         ports.offer("c", message(stamp))
     assert not ports.accounts["c"].rejected
+
+
+def test_of_several_partners_within_the_tolerance_the_nearest_is_taken() -> None:
+    ports = Ports(Pair)
+    for stamp in (92, 99, 106):
+        ports.offer("b", message(stamp))
+    ports.offer("a", message(100))
+    call = ports.next_call()
+    assert call is not None
+    assert [m.stamp_ns for m in call.messages] == [100_000_000, 99_000_000]
+    assert ports.accounts["b"].dropped == {UNPAIRED: 1}
+
+
+def test_the_call_with_the_oldest_stamp_comes_first() -> None:
+    ports = Ports(Pair)
+    ports.offer("a", message(20))
+    ports.offer("b", message(20))
+    ports.offer("c", message(10))
+    first, second = ports.next_call(), ports.next_call()
+    assert first is not None
+    assert second is not None
+    assert (first.handler.inputs, second.handler.inputs) == (("c",), ("a", "b"))
+
+
+def test_stragglers_are_rejected_but_a_clock_that_was_set_back_is_followed() -> None:
+    ports = Ports(Pair)
+    ports.offer("b", message(10_000))
+    for stamp in (5, 4, 3, *range(100, 100 + RESET_AFTER - 2)):
+        ports.offer("b", message(stamp))
+    assert ports.accounts["b"].rejected == {WENT_BACK: RESET_AFTER + 1}
+    assert not ports.take_clock_reset()
+    ports.offer("b", message(200))
+    assert ports.take_clock_reset()
+    assert not ports.take_clock_reset()
+    ports.offer("b", message(201))
+    assert ports.waiting == 3
 
 
 @given(

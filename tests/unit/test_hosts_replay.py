@@ -114,23 +114,26 @@ def profile(path: Path, p50: float, largest: float) -> Path:
 
 def test_a_boards_profile_is_drawn_from_its_quantiles_and_reproduced_by_its_seed(tmp_path: Path) -> None:
     path = profile(tmp_path / "board.json", 20.0, 80.0)
-    charge = charge_profile(path, seed=1)
+    names = ["smoother", "joiner"]
+    charge = charge_profile(path, 1, names)
     draws_ms = np.array([charge("smoother", 0.0) for _ in range(4000)]) / 1e6
     assert np.median(draws_ms) == pytest.approx(20.0, rel=0.05)
     assert (draws_ms <= 50.0).mean() == pytest.approx(0.9, abs=0.02)
     assert draws_ms.max() <= 80.0
-    again = charge_profile(path, seed=1)
+    again = charge_profile(path, 1, ["joiner", "smoother"])
     assert [again("smoother", 0.0) / 1e6 for _ in range(10)] == pytest.approx(draws_ms[:10].tolist())
-    other = charge_profile(path, seed=2)
+    other = charge_profile(path, 2, names)
     assert [other("smoother", 0.0) / 1e6 for _ in range(10)] != draws_ms[:10].tolist()
 
 
 def test_a_profile_of_other_components_or_no_profile_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="says nothing of component 'odometry'"):
-        charge_profile(profile(tmp_path / "b.json", 1, 2), 0)("odometry", 0.0)
+        charge_profile(profile(tmp_path / "b.json", 1, 2), 0, ["odometry"])
+    with pytest.raises(UserError, match="are no quantiles"):
+        charge_profile(profile(tmp_path / "n.json", float("nan"), 2), 0, ["smoother"])
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(UserError, match="no board profile"):
-        charge_profile(tmp_path / "x.json", 0)
+        charge_profile(tmp_path / "x.json", 0, [])
 
 
 @given(
