@@ -33,7 +33,8 @@ class Grid:
         cells = 2.0 * range_m / cell_m
         if not 0.0 < cells < MAX_SIDE:
             raise ValueError(f"a grid of {cell_m} m over {range_m} m has {cells:.0f} cells a side, not 1..{MAX_SIDE}")
-        return cls(cell_m, 2 * int(np.floor(cells / 2.0) + 1))
+        # A point on the edge must not round, as float32, into a cell that is not there.
+        return cls(cell_m, 2 * int(np.floor(cells / 2.0 + 0.01) + 1))
 
     def cells(self, points_m: Array) -> Array:
         """Flat cell indices (N,) int64 of points (N, 2 or more) that lie within the covered range."""

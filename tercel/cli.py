@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 the run failed or was interrupted, 2 the user's mistake (o
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # numpy, not yet imported, spreads small products over all cores: slower where they are busy, and other last bits
     # on another number of cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         print(f"tercel {args.verb}: {error}", file=sys.stderr)
         return 2
@@ -97,6 +105,8 @@ def _add_replay(verbs: Any) -> None:
 def _replay(args: argparse.Namespace) -> int:
     from tercel.report.run import ReplayOptions, run_replay
 
+    if args.threads < 1 or args.seed < 0:
+        raise UserError("--threads begins at 1 and --seed at 0")
     options = ReplayOptions(
         recording=args.recording,
         graph=args.graph,
@@ -107,7 +117,7 @@ def _replay(args: argparse.Namespace) -> int:
         charge=args.charge,
         threads=args.threads,
         report=not args.no_report,
-        command=" ".join(["tercel", "replay", args.recording.name, *(["--graph", args.graph] if args.graph else [])]),
+        command=_command(args),
     )
     progress = Progress("replay")
     summary, table = run_replay(options, print, progress)
@@ -120,6 +130,17 @@ def _replay(args: argparse.Namespace) -> int:
     return 0 if any(row["count"] for row in summary["components"].values()) else 1
 
 
+def _command(args: argparse.Namespace) -> str:
+    """The command that makes this report again, without the folders that differ from machine to machine."""
+    words = ["tercel", "replay", args.recording.name]
+    words += ["--graph", Path(args.graph).name] if args.graph else []
+    words += [word for model in args.model for word in ("--model", Path(model).name)]
+    words += [word for pair in args.remap for word in ("--remap", pair)]
+    words += ["--charge", Path(args.charge).name] if args.charge != "none" else []
+    words += ["--seed", str(args.seed)] if args.seed else []
+    return shlex.join(words)
+
+
 def _pairs(values: Iterable[str], separator: str, option: str, default_key: str | None = None) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for value in values:
@@ -128,6 +149,8 @@ def _pairs(values: Iterable[str], separator: str, option: str, default_key: str 
             if default_key is None:
                 raise UserError(f"{option} {value}: write KEY{separator}VALUE")
             key, right = default_key, value
+        if key in pairs:
+            raise UserError(f"{option}: {key!r} is given twice")
         pairs[key] = right
     return pairs
 
@@ -175,9 +198,7 @@ def _add_import(verbs: Any) -> None:
     parser.add_argument("source", nargs="?", type=Path, help="the folder or file to import")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.mcap")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the format")
-    parser.add_argument(
-        "--compression", choices=("none", "lz4", "zstd"), default="zstd", help="of the chunks (default zstd)"
-    )
+    _add_compression(parser)
     parser.add_argument("--list", action="store_true", help="list the formats and their options")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
 
@@ -195,6 +216,7 @@ def _import(args: argparse.Namespace) -> int:
         raise UserError("a format, a source and -o OUT.mcap are wanted: tercel import kitti-raw FOLDER -o out.mcap")
     if args.format not in FORMATS:
         raise UserError(f"unknown format {args.format!r}; {nearest_hint(args.format, FORMATS)}")
+    _check_output(args.output, args.source)
     importer = FORMATS[args.format]
     options = importer.parse_options(_pairs(args.set, "=", "--set"))
     problems: list[str] = []
@@ -205,6 +227,13 @@ def _import(args: argparse.Namespace) -> int:
     if args.json:
         _write_json(args.json, {"output": args.output.name, "counts": counts, "problems": problems})
     return _print_counts(args.output, counts)
+
+
+def _check_output(output: Path, source: Path | None = None) -> None:
+    if output.suffix != ".mcap":
+        raise UserError(f"-o {output}: the name of a recording ends in .mcap")
+    if source is not None and output.exists() and output.samefile(source):
+        raise UserError(f"-o {output} would be written over the source")
 
 
 def _write_recording(output: Path, messages: Iterable[Any], compression: Any, label: str) -> dict[str, int]:
@@ -253,9 +282,7 @@ def _add_world(verbs: Any) -> None:
     parser.add_argument("--seed", type=int, required=True, help="same seed, same bytes")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mcap")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="a setting, see WorldConfig")
-    parser.add_argument(
-        "--compression", choices=("none", "lz4", "zstd"), default="zstd", help="of the chunks (default zstd)"
-    )
+    _add_compression(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts here")
 
 
@@ -265,7 +292,9 @@ def _world(args: argparse.Namespace) -> int:
 
     if args.name not in WORLDS:
         raise UserError(f"unknown world {args.name!r}; {nearest_hint(args.name, WORLDS)}")
-    options = _world_settings(args, {f.name: type(f.default) for f in fields(WorldConfig)})
+    _check_output(args.output)
+    kinds = {f.name: type(f.default) for f in fields(WorldConfig) if f.name not in ("name", "seed")}
+    options = _world_settings(args, kinds)
     config = config_from_mapping(WorldConfig, {"name": args.name, "seed": args.seed, **options}, where="world")
     counts = _write_recording(args.output, generate(config), args.compression, "world")
     if args.json:
@@ -277,7 +306,9 @@ def _world_settings(args: argparse.Namespace, kinds: dict[str, type]) -> dict[st
     """The settings, with the types that WorldConfig's defaults have."""
     settings: dict[str, Any] = {}
     for key, text in _pairs(args.set, "=", "--set").items():
-        kind = kinds.get(key, str)
+        if key not in kinds:
+            raise UserError(f"--set {key}: no such setting; {nearest_hint(key, kinds)}")
+        kind = kinds[key]
         try:
             settings[key] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
         except ValueError:

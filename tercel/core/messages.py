@@ -26,7 +26,8 @@ class Message:
 
     def _shape(self, name: str, dtype: Any, *shape: int | None) -> None:
         """Cast the named array to dtype (no copy where it already fits) and check its shape; None is any length."""
-        array = np.asarray(getattr(self, name), dtype=dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is inf: for components to judge
+            array = np.asarray(getattr(self, name), dtype=dtype)
         if len(array.shape) != len(shape) or any(
             want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
         ):

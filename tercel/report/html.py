@@ -41,7 +41,7 @@ def write_report(path: Path, recording: Recording, result: Recording, summary: d
         _timeline_section(material, tracked_3d, tracked_2d, marks),
         _recording_section(summary),
     ]
-    path.write_text(_page(recording, summary, sections, marks), encoding="utf-8")
+    path.write_text(_page(recording, summary, sections, marks), encoding="utf-8", errors="replace")
 
 
 def _paths(material: Material) -> tuple[list[TrackPath], list[TrackPath]]:

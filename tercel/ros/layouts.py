@@ -22,6 +22,7 @@ ENCODINGS: dict[str, tuple[str, int]] = {
 _POINT_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
 
 MAX_PIXELS = 1 << 27
+MAX_SWEEP_S = 10.0
 
 
 def pixels_from_buffer(data: Array, *, height: int, width: int, step: int, encoding: str, big_endian: bool) -> Array:
@@ -102,16 +103,23 @@ def cloud_from_pointcloud2(message: Any, stamp_ns: int, frame_id: str) -> PointC
 def _time_offsets_s(
     data: Array, count: int, fields: dict[str, tuple[int, str]], name: str | None, step: int, order: str, stamp_ns: int
 ) -> Array | None:
-    """Per-point time relative to the stamp. Drivers write float seconds, uint32 nanoseconds, or absolute float64."""
+    """Per-point time relative to the stamp, or None where it makes no sense.
+
+    Drivers write float seconds, uint32 nanoseconds, or float64 since the epoch in seconds, micro- or nanoseconds; the
+    median tells which, since single points may be unset.
+    """
     if name is None:
         return None
     values = _field_view(data, count, fields, name, step, order)
     if values.dtype.kind in "ui":
-        return (values.astype(np.float64) * 1e-9).astype(np.float32)
-    if values.dtype.itemsize == 8 and count and abs(float(values[0])) > 1e6:
-        seconds = values * 1e-9 if abs(float(values[0])) > 1e15 else values
-        return (seconds - stamp_ns * 1e-9).astype(np.float32)
-    return values.astype(np.float32, copy=False)
+        seconds = values.astype(np.float64) * 1e-9
+    else:
+        middle = abs(float(np.median(values)))
+        unit_s = 1e-9 if middle > 1e17 else 1e-6 if middle > 1e14 else 1.0
+        seconds = values.astype(np.float64) * unit_s - (stamp_ns * 1e-9 if middle > 1e6 else 0.0)
+    if not np.median(np.abs(seconds)) < MAX_SWEEP_S:
+        return None
+    return np.where(np.abs(seconds) < MAX_SWEEP_S, seconds, np.nan).astype(np.float32)
 
 
 def pointcloud2_buffer(cloud: PointCloud) -> tuple[Array, list[tuple[str, int, int]], int]:
@@ -141,6 +149,8 @@ def decompress(message: CompressedImage) -> Image:
     size = _declared_size(message.data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise Rejected("compressed image is too large")
+    if _is_cut_off(message.data):
+        raise Rejected("compressed image is cut off")
     try:
         pixels = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -159,8 +169,19 @@ def decompress(message: CompressedImage) -> Image:
 
 
 def _declared_size(data: Array) -> tuple[int, int] | None:
-    """Width and height that a PNG's header claims, so that a small file cannot ask for gigabytes."""
-    head = data[:24].tobytes()
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24:
+    """Width and height that a PNG's or JPEG's header claims, so that a small file cannot ask for gigabytes."""
+    head = data[: 1 << 16].tobytes()
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24:
         return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+    at = 2 if head.startswith(b"\xff\xd8") else len(head)
+    while at + 9 <= len(head) and head[at] == 0xFF:  # a JPEG is a chain of segments: marker, length, body
+        marker = head[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            return int.from_bytes(head[at + 7 : at + 9], "big"), int.from_bytes(head[at + 5 : at + 7], "big")
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(head[at + 2 : at + 4], "big")
     return None
+
+
+def _is_cut_off(data: Array) -> bool:
+    """Whether a JPEG lacks its end marker (cameras may pad behind it); OpenCV would fill the rest with grey."""
+    return data[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in data[-4096:].tobytes()

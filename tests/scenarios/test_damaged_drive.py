@@ -17,7 +17,7 @@ import pytest
 from mcap.stream_reader import StreamReader
 
 from tercel.core.messages import CompressedImage, PointCloud
-from tercel.hosts.recording import open_recording
+from tercel.hosts.recording import RecordingWriter, open_recording
 from tests.scenarios.conftest import Row, replay, rewrite, rows_of, tercel
 
 SWEEPS = 39
@@ -164,6 +164,44 @@ def test_a_truncated_recording_replays_up_to_its_last_whole_chunk(camera_lidar_d
     assert "truncated" in summary["recording"]["problems"][0]
 
 
+def test_a_replay_never_writes_over_its_own_recording(camera_lidar_drive: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.mcap"
+    path.write_bytes(camera_lidar_drive.read_bytes())
+    assert tercel("replay", path, "--out", tmp_path) == 2
+    assert path.read_bytes() == camera_lidar_drive.read_bytes()
+
+
+def test_a_damaged_chunk_is_left_out_and_said(camera_lidar_drive: Path, tmp_path: Path) -> None:
+    for compression in ("none", "zstd"):
+        source, path = tmp_path / f"{compression}.mcap", tmp_path / f"damaged_{compression}.mcap"
+        with RecordingWriter(source, compression=compression) as writer:
+            for topic, log_ns, message in rows_of(camera_lidar_drive):
+                writer.write(topic, log_ns, message)
+        data = bytearray(source.read_bytes())
+        middle = len(data) // 2
+        data[middle : middle + 40] = bytes(b ^ 0x55 for b in data[middle : middle + 40])
+        path.write_bytes(data)
+        summary = replay(path, tmp_path / compression)
+        assert summary["components"]["odometry"]["count"] < SWEEPS
+        problems = summary["recording"]["problems"]
+        assert any("could not be read (" in problem for problem in problems)
+        assert any("messages could not be read" in problem for problem in problems)
+
+
+def test_a_looped_recording_starts_the_components_anew(world: Path, tmp_path: Path) -> None:
+    def twice(rows: Iterable[Row]) -> Iterator[Row]:
+        kept = list(rows)
+        yield from kept
+        shift_ns = kept[-1][1] - kept[0][1] + 10**8
+        for topic, log_ns, message in kept:  # as `ros2 bag play --loop` delivers it: later, with the old stamps
+            yield topic, log_ns + shift_ns, message
+
+    summary = replay(rewrite(world, tmp_path / "loop.mcap", twice), tmp_path / "out")
+    odometry = summary["components"]["odometry"]
+    assert odometry["restarts"] == 1
+    assert odometry["inputs"]["cloud"]["rejected"] == {"stamp went back": 9}
+
+
 def test_a_killed_replay_leaves_a_result_that_opens(lidar_drive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tercel.cli", "replay", str(lidar_drive), "--out", str(out)]
@@ -233,7 +271,12 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(
         (["world", "stret", "--seed", 1, "-o", tmp_path / "o.mcap"], "did you mean 'street'"),
         (["world", "street", "--seed", 1, "-o", tmp_path / "o.mcap", "--set", "lidr_beams=16"], "'lidar_beams'"),
         (["world", "street", "--seed", 1, "-o", tmp_path / "o.mcap", "--set", "lidar_beams=many"], "int is wanted"),
+        (["world", "street", "--seed", 1, "-o", tmp_path / "o.mcap", "--set", "name=orchard"], "no such setting"),
+        (["world", "street", "--seed", 1, "-o", tmp_path / "o.bag"], "ends in .mcap"),
+        (["replay", camera_lidar_drive, "--seed", "-1"], "--seed at 0"),
+        (["replay", camera_lidar_drive, "--model", "a.onnx", "--model", "b.onnx"], "given twice"),
         (["info", tmp_path / "none.mcap"], "no recording at"),
+        (["info", "/dev/null"], "neither a file nor a folder"),
     ]
     for arguments, words in cases:
         with pytest.MonkeyPatch.context() as patch:

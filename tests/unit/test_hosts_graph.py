@@ -7,8 +7,8 @@ import pytest
 from tercel.core.errors import UserError
 from tercel.core.messages import Imu, PointCloud
 from tercel.hosts.graph import bind, graph_files, load_graph, pick_graph
-from tercel.hosts.recording import open_recording
-from tests.unit.test_hosts_recording import write_two_topics
+from tercel.hosts.recording import RecordingWriter, open_recording
+from tests.unit.test_hosts_recording import cloud, imu, write_two_topics
 
 GOOD = """
 components:
@@ -89,6 +89,26 @@ def test_topics_are_bound_by_name_by_type_and_by_remapping(tmp_path: Path) -> No
         bind(graph, recording, {"/points": "/imu"})
     with pytest.raises(UserError, match="did you mean '/points'"):
         bind(graph, recording, {"/point": "/cloud"})
+
+
+def test_truth_and_depth_are_never_taken_for_sensor_topics_unless_told(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "r.mcap") as writer:
+        for topic in ("/truth/cloud", "/depth/cloud", "/front/cloud"):
+            writer.write(topic, 10, cloud(10, 3))
+        writer.write("/imu", 10, imu(10))
+    recording = open_recording(tmp_path / "r.mcap")
+    graph = load_graph(write(tmp_path, GOOD))
+    assert bind(graph, recording, {})["/points"] == "/front/cloud"
+    assert bind(graph, recording, {"/points": "/truth/cloud"})["/points"] == "/truth/cloud"
+
+
+def test_two_topics_that_could_serve_are_named_and_left_to_the_user(tmp_path: Path) -> None:
+    with RecordingWriter(tmp_path / "r.mcap") as writer:
+        for topic in ("/left/cloud", "/right/cloud"):
+            writer.write(topic, 10, cloud(10, 3))
+        writer.write("/imu", 10, imu(10))
+    with pytest.raises(UserError, match="several: /left/cloud, /right/cloud; say --remap /points:=NAME"):
+        bind(load_graph(write(tmp_path, GOOD)), open_recording(tmp_path / "r.mcap"), {})
 
 
 def test_a_recording_without_a_usable_topic_is_a_one_line_error(tmp_path: Path, shared_data: Path) -> None:

@@ -167,7 +167,13 @@ def test_the_common_layout_is_a_view() -> None:
 
 @pytest.mark.parametrize(
     ("values", "kind"),
-    [([0, 50_000_000], "u4"), ([0.0, 0.05], "f4"), ([1.7e9, 1.7e9 + 0.05], "f8"), ([1.7e18, 1.7e18 + 5e7], "f8")],
+    [
+        ([0, 50_000_000], "u4"),
+        ([0.0, 0.05], "f4"),
+        ([1.7e9, 1.7e9 + 0.05], "f8"),
+        ([1.7e15, 1.7e15 + 5e4], "f8"),
+        ([1.7e18, 1.7e18 + 5e7], "f8"),
+    ],
 )
 def test_drivers_per_point_times_all_become_seconds_after_the_stamp(values: list[float], kind: str) -> None:
     dtype = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("t", "<" + kind)])
@@ -176,6 +182,17 @@ def test_drivers_per_point_times_all_become_seconds_after_the_stamp(values: list
     cloud = cloud_from_pointcloud2(FakeCloud(dtype, rows), 1_700_000_000_000_000_000, "l")
     assert cloud.time_offset_s is not None
     np.testing.assert_allclose(cloud.time_offset_s, [0, 0.05], atol=1e-6)
+
+
+def test_point_times_that_make_no_sense_are_unknown_and_single_unset_ones_nan() -> None:
+    dtype = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("t", "<f8")])
+    rows = np.zeros(3, dtype)
+    rows["t"] = [1e5, 2e5, 3e5]
+    assert cloud_from_pointcloud2(FakeCloud(dtype, rows), 0, "l").time_offset_s is None
+    rows["t"] = [0.0, 1.7e9, 1.7e9 + 0.05]
+    offsets = cloud_from_pointcloud2(FakeCloud(dtype, rows), 1_700_000_000_000_000_000, "l").time_offset_s
+    assert offsets is not None
+    np.testing.assert_allclose(offsets, [np.nan, 0, 0.05], atol=1e-6)
 
 
 def test_clouds_that_contradict_themselves_are_rejected() -> None:
@@ -246,6 +263,25 @@ def test_a_png_that_claims_a_huge_size_is_rejected_before_memory_is_taken() -> N
     png[16:24] = (100_000).to_bytes(4, "big") * 2
     with pytest.raises(Rejected, match="too large"):
         decompress(compressed(bytes(png)))
+
+
+def test_a_jpeg_that_claims_a_huge_size_or_is_cut_off_is_rejected() -> None:
+    jpeg = bytearray(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    assert decompress(compressed(bytes(jpeg))).pixels.shape == (64, 64, 3)
+    with pytest.raises(Rejected, match="cut off"):
+        decompress(compressed(bytes(jpeg[: len(jpeg) * 3 // 4])))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (60_000).to_bytes(2, "big") * 2
+    with pytest.raises(Rejected, match="too large"):
+        decompress(compressed(bytes(jpeg)))
+
+
+def test_stamps_that_ros_cannot_write_are_rejected() -> None:
+    fix = NavSatFix(stamp_ns=5, frame_id="gps", latitude_deg=0.0, longitude_deg=0.0, altitude_m=0.0)
+    _, ros = convert.to_ros(fix)
+    ros.header.stamp.sec = 2**31
+    with pytest.raises(Rejected, match="1970 to 2038"):
+        convert.from_ros(ros, "sensor_msgs/msg/NavSatFix")
 
 
 def test_a_pose_whose_quaternion_is_zero_is_rejected_and_not_the_identity() -> None:
