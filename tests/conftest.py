@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,12 @@ def unpacked_data(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     dest = tmp_path_factory.mktemp("unpacked")
     subprocess.run([sys.executable, str(shared_data / "unpack.py"), str(dest)], check=True, capture_output=True)
     return dest
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each reason that tests were skipped for."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])
+    )
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason}")

@@ -9,7 +9,7 @@ are stated.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from registration.trajectory import absolute_error, relative_error
 from tercel.core import geometry
 from tercel.core.errors import Rejected
-from tercel.core.messages import Message, Odometry, Tracks2D, Tracks3D, Transforms
+from tercel.core.messages import Odometry, Tracks2D, Tracks3D, Transforms
 from tercel.hosts.recording import Recording
 from tercel.report.frames import Frames, StaticFrames, Trajectory
 from tracking.clear_mot import ClearMot, TrackSet, evaluate_distance, evaluate_iou
@@ -34,7 +34,8 @@ RPE_DELTA_M = 10.0
 def evaluate(recording: Recording, result: Recording) -> dict[str, Any]:
     """Sections odometry, tracking_3d and tracking_2d of the summary, each where there is something to say."""
     truths = _read(recording, [name for name in recording.topics if name.startswith(("/truth/", "/tf_static"))])
-    found = _read(result, list(result.topics))
+    odometry = [name for name, topic in result.topics.items() if topic.message_type is Odometry]
+    found = _read(result, odometry + [name for name in result.topics if "tracks" in name])
     static = StaticFrames([m for m in truths.get("/tf_static", []) if isinstance(m, Transforms)])
     estimate, truth = _trajectory(found), _trajectory(truths)
     sections: dict[str, Any] = {}
@@ -42,26 +43,39 @@ def evaluate(recording: Recording, result: Recording) -> dict[str, Any]:
         sections["odometry"] = _odometry(estimate, truth, static)
     frames = Frames(static, [t for t in (estimate, truth) if t is not None], slack_ns=SLACK_NS)
     for key, kind in (("tracking_3d", Tracks3D), ("tracking_2d", Tracks2D)):
-        topics = [name for name, messages in found.items() if isinstance(messages[0], kind) and "tracks" in name]
-        for name in topics[:1]:
+        for name in [name for name in found if result.topics[name].message_type is kind][:1]:
             sections[key] = _tracking(found[name], truths.get(f"/truth/{name.strip('/')}", []), frames)
     return sections
 
 
-def _read(recording: Recording, topics: list[str]) -> dict[str, list[Message]]:
+class _Objects(NamedTuple):
+    """Of tracks only what is compared, so that ten minutes of them fit: boxes (N, 4) in 2D, centres (N, 3) in 3D."""
+
+    stamp_ns: int
+    frame_id: str
+    ids: Array
+    scores: Array
+    places: Array
+
+
+def _read(recording: Recording, topics: list[str]) -> dict[str, list[Any]]:
     """The messages of these topics in one pass, without sensor data; those that do not decode were counted before."""
     kinds = (Odometry, Transforms, Tracks2D, Tracks3D)
     wanted = [name for name in topics if recording.topics[name].message_type in kinds]
-    messages: dict[str, list[Message]] = {}
+    messages: dict[str, list[Any]] = {}
     for recorded in recording.messages(wanted):
         try:
-            messages.setdefault(recorded.topic, []).append(recording.decode(recorded))
+            message: Any = recording.decode(recorded)
         except Rejected:
             continue
+        if isinstance(message, (Tracks2D, Tracks3D)):
+            places = message.boxes_xyxy_px if isinstance(message, Tracks2D) else message.centers_m
+            message = _Objects(message.stamp_ns, message.frame_id, message.ids, message.scores, places)
+        messages.setdefault(recorded.topic, []).append(message)
     return messages
 
 
-def _trajectory(found: Mapping[str, list[Message]]) -> Trajectory | None:
+def _trajectory(found: Mapping[str, list[Any]]) -> Trajectory | None:
     for name, messages in sorted(found.items()):
         poses = [m for m in messages if isinstance(m, Odometry)]
         if poses:
@@ -111,7 +125,7 @@ def _pose_errors(estimated: Array, true: Array) -> dict[str, Any]:
     return errors | {"rpe_percent": round(relative.translation_percent, 4), "rpe_deg_per_m": degrees}
 
 
-def _tracking(tracks: list[Any], truth: list[Any], frames: Frames) -> dict[str, Any]:
+def _tracking(tracks: list[_Objects], truth: list[_Objects], frames: Frames) -> dict[str, Any]:
     """Counts of the tracks and, with truth, how well they cover it.
 
     All truth from the first tracks on counts, also at stamps where no tracks came out: what was dropped on the way is
@@ -134,10 +148,10 @@ def _tracking(tracks: list[Any], truth: list[Any], frames: Frames) -> dict[str, 
         return section | {"truth": f"not compared: {error}"}
 
 
-def _cover(tracks: list[Any], truth: list[Any], frames: Frames) -> dict[str, Any]:
+def _cover(tracks: list[_Objects], truth: list[_Objects], frames: Frames) -> dict[str, Any]:
     """Recall, switches and mean error. Raises ValueError if an id occurs twice at one stamp."""
     stamps = sorted(m.stamp_ns for m in truth)
-    if isinstance(tracks[0], Tracks2D):
+    if tracks[0].places.shape[1] == 4:
         score = evaluate_iou(_boxes(truth), _boxes(tracks), min_iou=MIN_IOU, frames=stamps)
         return _scores(score, "mean_iou", 1.0 - score.motp)
     sensor = next((t.child_frame_id for t in frames.trajectories), "")
@@ -152,7 +166,7 @@ def _scores(score: ClearMot, name: str, value: float) -> dict[str, Any]:
     return {"truth_boxes": score.truths, **rounded, "id_switches": score.id_switches}
 
 
-def _track_counts(tracks: list[Any]) -> dict[str, Any]:
+def _track_counts(tracks: list[_Objects]) -> dict[str, Any]:
     """How many identities there were, for how long, and how many at once."""
     first_ns: dict[int, int] = {}
     last_ns: dict[int, int] = {}
@@ -170,11 +184,11 @@ def _track_counts(tracks: list[Any]) -> dict[str, Any]:
     }
 
 
-def _boxes(messages: list[Any]) -> TrackSet:
-    return _track_set([(m.stamp_ns, m.ids, m.boxes_xyxy_px.astype(np.float64)) for m in messages], 4)
+def _boxes(messages: list[_Objects]) -> TrackSet:
+    return _track_set([(m.stamp_ns, m.ids, m.places.astype(np.float64)) for m in messages], 4)
 
 
-def _centers(messages: list[Any], sensor: str, frames: Frames) -> TrackSet:
+def _centers(messages: list[_Objects], sensor: str, frames: Frames) -> TrackSet:
     """Centres in the sensor's frame, those within reach; frames that cannot be placed there are left out."""
     rows = []
     for m in messages:
@@ -182,7 +196,7 @@ def _centers(messages: list[Any], sensor: str, frames: Frames) -> TrackSet:
             sensor_T_frame = frames.lookup(sensor, m.frame_id, m.stamp_ns)
         except KeyError:
             continue
-        centers_m = geometry.transform_points(sensor_T_frame, m.centers_m)
+        centers_m = geometry.transform_points(sensor_T_frame, m.places)
         # Truth that the sensor did not see has score 0, see devices/sensors/simulated/world.py.
         seen = (np.linalg.norm(centers_m, axis=1) < REACH_M) & (m.scores > 0)
         rows.append((m.stamp_ns, m.ids[seen], centers_m[seen]))

@@ -17,7 +17,7 @@ from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
 from tercel.hosts.recording import Recording, RecordingWriter, open_recording
 from tercel.hosts.replay import replay
 from tercel.report.evaluate import evaluate
-from tercel.report.summary import summarise, table
+from tercel.report.summary import peak_rss_mb, summarise, table
 
 # Small chunks, so that a killed replay has lost a second or two of results, not a minute.
 RESULT_CHUNK_BYTES = 1 << 16
@@ -66,6 +66,7 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
     summary = summarise(recording, graph, sources, account, told)
     result = open_recording(result_path)
     summary.update(evaluate(recording, result))
+    summary["wall"]["peak_rss_mb"] = peak_rss_mb()
     _write_summary(options.out, summary)
     if options.report:
         from tercel.report.html import write_report

@@ -54,9 +54,14 @@ def summarise(
             "replay_s": round(account.wall_s, 3),
             "real_time_factor": round(duration_s / account.wall_s, 3) if account.wall_s else 0.0,
             "decode_ms": quantiles_ms(account.decode_ms),
-            "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "peak_rss_mb": peak_rss_mb(),
         },
     }
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, MB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def topic_rows(recording: Recording) -> dict[str, dict[str, Any]]:
