@@ -17,7 +17,7 @@ message, raise `Rejected(reason)`: the host counts it. One component's handlers 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,7 +28,6 @@ from tercel.core.errors import UserError, nearest_hint
 from tercel.core.messages import Message
 
 Outputs = Mapping[str, Message]
-Handler = Callable[..., Outputs | Awaitable[Outputs]]
 H = TypeVar("H", bound=Callable[..., Any])
 
 

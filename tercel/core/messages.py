@@ -241,12 +241,3 @@ class Tracks3D(Detections3D):
         self._shape("ids", np.int64, n)
         self._shape("velocities_mps", np.float64, n, 3)
         self._shape("ages_s", np.float32, n)
-
-
-MESSAGE_TYPES: dict[str, type[Message]] = {
-    kind.__name__: kind
-    for kind in (
-        Image, CompressedImage, CameraInfo, PointCloud, Imu, NavSatFix, Odometry, Transforms,
-        Detections2D, Tracks2D, Detections3D, Tracks3D,
-    )
-}  # fmt: skip

@@ -46,7 +46,6 @@ class Ports:
     def __init__(self, component: type[Component]) -> None:
         self._ports: dict[str, Input] = component.inputs
         self._handlers = component.handlers
-        self._handler_of = {port: handler for handler in component.handlers for port in handler.inputs}
         self._queues: dict[str, deque[Message]] = {port: deque() for port in component.inputs}
         self._newest_ns: dict[str, int] = {}
         self._behind: dict[str, tuple[int, int]] = {}

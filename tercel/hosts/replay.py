@@ -73,7 +73,13 @@ class _Runner:
         self._wake.set()
 
     async def work(self, clock: VirtualClock) -> None:
-        """Call handlers as their inputs arrive, for ever."""
+        """Call handlers as their inputs arrive, for ever; one that fails is at rest, so that nobody waits for it."""
+        try:
+            await self._work(clock)
+        finally:
+            self.resting.set()
+
+    async def _work(self, clock: VirtualClock) -> None:
         while True:
             call = self.ports.next_call()
             if call is None:

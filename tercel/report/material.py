@@ -38,11 +38,6 @@ class BoxTopic(Generic[Boxes]):
         best = int(np.argmin(np.abs(stamps - stamp_ns)))
         return self.messages[best] if abs(int(stamps[best]) - stamp_ns) <= PAIRING_NS else None
 
-    @property
-    def has_ids(self) -> bool:
-        """Whether these are tracks rather than detections."""
-        return any((message.ids >= 0).any() for message in self.messages)
-
 
 @dataclass
 class Material:

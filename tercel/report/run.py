@@ -73,6 +73,7 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
 
         began_s = time.perf_counter()
         write_report(options.out / "report.html", recording, result, summary)
+        summary["wall"]["peak_rss_mb"] = peak_rss_mb()
         summary["wall"]["report_s"] = round(time.perf_counter() - began_s, 3)
         _write_summary(options.out, summary)
     return summary, table(summary)

@@ -274,6 +274,7 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(
         (["world", "street", "--seed", 1, "-o", tmp_path / "o.mcap", "--set", "name=orchard"], "no such setting"),
         (["world", "street", "--seed", 1, "-o", tmp_path / "o.bag"], "ends in .mcap"),
         (["replay", camera_lidar_drive, "--seed", "-1"], "--seed at 0"),
+        (["replay", camera_lidar_drive, "--threads", "0"], "--threads begins at 1"),
         (["replay", camera_lidar_drive, "--model", "a.onnx", "--model", "b.onnx"], "given twice"),
         (["info", tmp_path / "none.mcap"], "no recording at"),
         (["info", "/dev/null"], "neither a file nor a folder"),

@@ -165,6 +165,30 @@ def test_of_two_types_on_one_topic_the_rarer_is_counted_as_rejected(tmp_path: Pa
     assert len(list(recording.messages(["/data"]))) == 4
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_messages_of_one_log_time_keep_their_order_across_chunks(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "r.mcap"
+    with RecordingWriter(path, chunk_bytes=1 << 11, compression=compression) as writer:  # type: ignore[arg-type]
+        for i in range(200):
+            writer.write("/imu", 10**9, imu(10**9 + i))
+    recording = open_recording(path)
+    stamps = [recording.decode(row).stamp_ns for row in recording.messages(["/imu"])]
+    assert stamps == list(range(10**9, 10**9 + 200))
+
+
+def test_a_zstd_frame_that_unpacks_to_more_than_its_chunk_says_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "r.mcap"
+    write_two_topics(path, count=3)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x04\x00\x00\x00zstd")
+    data[at - 12 : at - 4] = (100).to_bytes(8, "little")
+    path.write_bytes(data)
+    recording = open_recording(path)
+    assert list(recording.messages(["/imu"])) == []
+    assert any("not what it claims" in problem for problem in recording.problems)
+    assert any("messages could not be read" in problem for problem in recording.problems)
+
+
 def test_a_recording_without_chunks_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "loose.mcap"
     with path.open("wb") as stream:

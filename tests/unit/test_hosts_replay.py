@@ -8,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from devices.sensors.simulated.world import WorldConfig, generate
 from tercel.core.errors import UserError
 from tercel.core.messages import Message
 from tercel.hosts.charge import Charge, charge_nothing, charge_profile
-from tercel.hosts.graph import bind, load_graph
+from tercel.hosts.graph import bind, graph_files, load_graph
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.hosts.replay import ReplayAccount, replay
 from tercel.ros import convert
@@ -82,6 +83,34 @@ def test_a_components_wrong_output_type_raises(tmp_path: Path) -> None:
     text = GOOD.replace("toy_components.Smoother", "toy_components.Failing")
     with pytest.raises(TypeError, match="smoother.pose is a Imu, not a Odometry"):
         run(tmp_path / "r.mcap", write(tmp_path, text))
+
+
+def test_a_component_that_fails_after_the_recording_has_ended_raises_its_own_error(tmp_path: Path) -> None:
+    write_two_topics(tmp_path / "r.mcap", count=2)
+    text = GOOD.replace("toy_components.Smoother", "toy_components.Failing")
+    with pytest.raises(TypeError, match="smoother.pose is a Imu"):
+        run(tmp_path / "r.mcap", write(tmp_path, text), lambda _name, _took: 10**10)
+
+
+def test_a_slow_producer_does_not_starve_the_one_that_pairs_its_output(tmp_path: Path) -> None:
+    recording = open_recording(world_recording(tmp_path))
+    graph = load_graph(next(path for path in graph_files() if path.stem == "lidar"))
+    slow = {"obstacles": 1_000_000_000}
+    account = replay(
+        recording, graph, bind(graph, recording, {}), models=None, sink=lambda *_: None,
+        charge=lambda name, _took: slow.get(name, 0),
+    )  # fmt: skip
+    detections = account.nodes["tracker_3d"].ports["detections"]
+    assert detections.received == detections.processed > 3
+
+
+def world_recording(tmp_path: Path) -> Path:
+    path = tmp_path / "street.mcap"
+    config = WorldConfig("street", seed=3, duration_s=4.0, lidar_columns=300, camera_rate_hz=0, gps_rate_hz=0)
+    with RecordingWriter(path) as writer:
+        for topic, log_time_ns, message in generate(config):
+            writer.write(topic, log_time_ns, message)
+    return path
 
 
 def test_work_that_takes_time_delays_outputs_and_drops_the_oldest(tmp_path: Path) -> None:
