@@ -189,17 +189,27 @@ class Detections2D(Message):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tracks2D(Detections2D):
     """Boxes with an identity. ids (N,) int64, -1 where there is none; velocities_px_per_s (N, 2) float32 of the box
-    centre, NaN where unknown; ages_s (N,) float32, time since the track began, NaN where unknown."""
+    centre, NaN where unknown; ages_s (N,) float32, time since the track began, NaN where unknown.
+
+    None where the source does not tell: covariances (N, 4, 4) float64 of centre and velocity (x, y, vx, vy; px, s);
+    unseen_s (N,) float32, time since the last detection.
+    """
 
     ids: Array
     velocities_px_per_s: Array
     ages_s: Array
+    covariances: Array | None = None
+    unseen_s: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._shape("ids", np.int64, len(self.boxes_xyxy_px))
         self._shape("velocities_px_per_s", np.float32, len(self.boxes_xyxy_px), 2)
         self._shape("ages_s", np.float32, len(self.boxes_xyxy_px))
+        if self.covariances is not None:
+            self._shape("covariances", np.float64, len(self.boxes_xyxy_px), 4, 4)
+        if self.unseen_s is not None:
+            self._shape("unseen_s", np.float32, len(self.boxes_xyxy_px))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -229,11 +239,17 @@ class Detections3D(Message):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tracks3D(Detections3D):
     """Boxes with an identity. ids (N,) int64, -1 where there is none; velocities_mps (N, 3) float64 in frame_id, NaN
-    where unknown; ages_s (N,) float32, time since the track began, NaN where unknown."""
+    where unknown; ages_s (N,) float32, time since the track began, NaN where unknown.
+
+    None where the source does not tell: covariances (N, 6, 6) float64 of centre and velocity (x, y, z, vx, vy, vz; m,
+    s); unseen_s (N,) float32, time since the last detection.
+    """
 
     ids: Array
     velocities_mps: Array
     ages_s: Array
+    covariances: Array | None = None
+    unseen_s: Array | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,3 +257,7 @@ class Tracks3D(Detections3D):
         self._shape("ids", np.int64, n)
         self._shape("velocities_mps", np.float64, n, 3)
         self._shape("ages_s", np.float32, n)
+        if self.covariances is not None:
+            self._shape("covariances", np.float64, n, 6, 6)
+        if self.unseen_s is not None:
+            self._shape("unseen_s", np.float32, n)
