@@ -1,16 +1,25 @@
-"""The trackers as components: messages in, messages out; the work is in tracker, image_motion and world_motion."""
+"""The trackers as components: messages in, messages out; the work is in tracker and its parts."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.errors import Rejected
 from tercel.core.geometry import orthonormalise
 from tercel.core.messages import Detections2D, Detections3D, Odometry, Tracks2D, Tracks3D
-from tracking.image_motion import ImageMotion, Tracker2DConfig
+from tracking.bytetrack import ByteTrackConfig
+from tracking.image_motion import ImageMotion
+from tracking.image_tracker import Tracker2DConfig
+from tracking.ocsort import OcSortConfig
+from tracking.sort import SortConfig
 from tracking.tracker import Step, Tracker
 from tracking.world_motion import Tracker3DConfig, WorldMotion
+
+Array = NDArray[Any]
 
 _PAIRING_MS = 50.0
 
@@ -18,17 +27,17 @@ _PAIRING_MS = 50.0
 class Tracker2D(Component):
     """Boxes in an image to tracks in that image: the confirmed ones, with the stamp and frame of the detections.
 
-    `last_step` is the account of the latest detections.
+    `last_step` is the account of the latest detections. The subclasses track by other rules.
     """
 
-    Config = Tracker2DConfig
+    Config: type[Any] = Tracker2DConfig
     detections = Input(Detections2D)
     tracks = Output(Tracks2D)
 
-    def __init__(self, config: Tracker2DConfig | None = None, models: Models | None = None) -> None:
+    def __init__(self, config: Any = None, models: Models | None = None) -> None:
         super().__init__(config, models)
-        self._motion = ImageMotion(self.config)
-        self._tracker = Tracker(self.config, self._motion)
+        self._tracker: Tracker = self.config.assemble()
+        self._motion = cast(ImageMotion, self._tracker.motion)
         self._stream: tuple[Any, ...] | None = None
         self.last_step: Step | None = None
 
@@ -38,20 +47,33 @@ class Tracker2D(Component):
         self._stream = _same_stream(self._stream, (detections.frame_id, detections.class_names))
         self.last_step = self._tracker.step(ImageMotion.observe(detections))
         shown = self._tracker.reported()
-        table = self._tracker.table
+        velocities, covariances = self._motion.center_rates(shown)
         return {
             "tracks": Tracks2D(
-                stamp_ns=detections.stamp_ns,
-                frame_id=detections.frame_id,
-                class_names=detections.class_names,
-                boxes_xyxy_px=self._motion.boxes_xyxy_px[shown],
-                scores=table.scores[shown],
-                labels=table.labels[shown],
-                ids=table.ids[shown],
-                velocities_px_per_s=self._motion.state.velocities[:2, shown].T,
-                ages_s=(detections.stamp_ns - table.first_ns[shown]) * 1e-9,
+                boxes_xyxy_px=self._motion.shown_xyxy_px(shown),
+                velocities_px_per_s=velocities,
+                covariances=covariances,
+                **_book(self._tracker, detections, shown),
             )
         }
+
+
+class Sort(Tracker2D):
+    """SORT, as published; see `tracking.sort`."""
+
+    Config = SortConfig
+
+
+class ByteTrack(Tracker2D):
+    """ByteTrack; see `tracking.bytetrack`."""
+
+    Config = ByteTrackConfig
+
+
+class OcSort(Tracker2D):
+    """OC-SORT; see `tracking.ocsort`."""
+
+    Config = OcSortConfig
 
 
 class Tracker3D(Component):
@@ -67,8 +89,8 @@ class Tracker3D(Component):
 
     def __init__(self, config: Tracker3DConfig | None = None, models: Models | None = None) -> None:
         super().__init__(config, models)
-        self._motion = WorldMotion(self.config)
-        self._tracker = Tracker(self.config, self._motion)
+        self._tracker: Tracker = self.config.assemble()
+        self._motion = cast(WorldMotion, self._tracker.motion)
         self._stream: tuple[Any, ...] | None = None
         self.last_step: Step | None = None
 
@@ -85,22 +107,33 @@ class Tracker3D(Component):
         self._stream = _same_stream(self._stream, names)
         self.last_step = self._tracker.step(WorldMotion.observe(detections, world_T_sensor))
         shown = self._tracker.reported()
-        table, motion = self._tracker.table, self._motion
+        motion = self._motion
+        book = {**_book(self._tracker, detections, shown), "frame_id": odometry.frame_id}
         return {
             "tracks": Tracks3D(
-                stamp_ns=detections.stamp_ns,
-                frame_id=odometry.frame_id,
-                class_names=detections.class_names,
                 centers_m=motion.state.positions[:, shown].T,
                 sizes_m=motion.sizes_m[shown],
                 yaws_rad=motion.yaws_rad[shown],
-                scores=table.scores[shown],
-                labels=table.labels[shown],
-                ids=table.ids[shown],
                 velocities_mps=motion.state.velocities[:, shown].T,
-                ages_s=(detections.stamp_ns - table.first_ns[shown]) * 1e-9,
+                covariances=np.moveaxis(motion.state.covariance[:, :, shown], -1, 0),
+                **book,
             )
         }
+
+
+def _book(tracker: Tracker, detections: Detections2D | Detections3D, shown: Array) -> dict[str, Any]:
+    """What all track messages say of the tracks at these indices."""
+    table, stamp_ns = tracker.table, detections.stamp_ns
+    return {
+        "stamp_ns": stamp_ns,
+        "frame_id": detections.frame_id,
+        "class_names": detections.class_names,
+        "scores": table.scores[shown],
+        "labels": table.labels[shown],
+        "ids": table.ids[shown],
+        "ages_s": (stamp_ns - table.first_ns[shown]) * 1e-9,
+        "unseen_s": (stamp_ns - table.last_ns[shown]) * 1e-9,
+    }
 
 
 def _same_stream(first: tuple[Any, ...] | None, now: tuple[Any, ...]) -> tuple[Any, ...]:

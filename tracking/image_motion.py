@@ -1,112 +1,186 @@
-"""How boxes move in an image: constant velocity of centre and size, compared by IoU.
+"""How boxes move in an image: constant velocity of what a `BoxModel` filters, with a memory of what was seen.
 
-The state is (cx, cy, w, h) in pixels and its rates. All noise is a fraction of the box's scale sqrt(w h), as in
-DeepSORT (Wojke et al., 2017, there of the height), because a near object moves by more pixels than a far one; and
-process noise is per second, so that one configuration serves every frame rate.
+The memory serves the observation-centric trackers (Cao et al., OC-SORT, 2023): the last box of each track, the boxes of
+some steps before, from which its direction follows, and the state at its last detection. When a track is found again
+after a gap, the filter's drift in between is undone (`reupdate`): the state goes back to the last detection and is led
+along a straight line to the new one, in steps of the usual length.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.messages import Detections2D
-from tracking import kalman
-from tracking.association import pairwise_iou
-from tracking.tracker import Observations, TrackerConfig
+from tracking import axis_kalman
+from tracking.box_models import BoxModel
+from tracking.screening import Observations
 
 Array = NDArray[Any]
 
-_MIN_SIZE_PX = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tracker2DConfig(TrackerConfig):
-    """How boxes are tracked in an image. Noise is in scales: multiples of sqrt(width height) of the box."""
-
-    min_iou: float = 0.3  # a detection overlaps the predicted box of its track by more than this
-    measurement_noise_scales: float = 0.05  # standard deviation of a box's centre and size
-    acceleration_noise_scales: float = 0.5  # square root of the acceleration's power density, scales / s^1.5
-    initial_speed_scales: float = 1.0  # standard deviation of a new track's rates, scales / s
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.min_iou < 1.0:
-            raise ValueError(f"min_iou must be from 0 to below 1, not {self.min_iou}")
-        for name in ("measurement_noise_scales", "acceleration_noise_scales", "initial_speed_scales"):
-            if not 0.0 < getattr(self, name) <= 100.0:
-                raise ValueError(f"{name} must be above 0 and at most 100, not {getattr(self, name)}")
+_MAX_VIRTUAL_STEPS = 60
 
 
 class ImageMotion:
-    """The states of tracks in an image; a `tracking.tracker.Motion`. Measurements are cx, cy, w, h (4, M) in pixels."""
+    """The states of tracks in an image; a `tracking.tracker.Motion`. Measurements are cx, cy, w, h (4, M) in pixels.
+
+    state (5, 4, T): see `tracking.axis_kalman`. seen_boxes (4, T): the last detection. With memory_steps, the boxes at
+    the last so many steps, newest first, are kept in `memory` (memory_steps, 4, T), NaN where a track was not seen.
+    show_detections: report the last detection and not the filter's box.
+    """
 
     size_rows = slice(2, 4)
 
-    def __init__(self, config: Tracker2DConfig) -> None:
-        self.config = config
-        self.gate = 1.0 - config.min_iou
-        self.state = kalman.KalmanState(np.zeros((8, 0)), np.zeros((8, 8, 0)))
+    def __init__(
+        self,
+        model: BoxModel,
+        *,
+        memory_steps: int = 0,
+        reupdate_period_s: float | None = None,
+        show_detections: bool = False,
+    ) -> None:
+        self.model = model
+        self.state = np.zeros((5, 4, 0))
+        self.seen_boxes = np.zeros((4, 0))
+        self.memory = np.zeros((memory_steps, 4, 0))
+        self._show_detections = show_detections
+        self._reupdate_period_s = reupdate_period_s
+        self._seen_states = self.state  # at the last detections, where re-update needs them
+        self._unseen_s = np.zeros(0)
 
     @staticmethod
     def observe(detections: Detections2D) -> Observations:
         """The message as measurements; nothing is checked."""
-        x1, y1, x2, y2 = detections.boxes_xyxy_px.astype(np.float64).T
+        corners = detections.boxes_xyxy_px.T.astype(np.float64)
+        measurements = np.empty_like(corners)
         with np.errstate(invalid="ignore", over="ignore"):
-            measurements = np.stack([(x1 + x2) / 2.0, (y1 + y2) / 2.0, x2 - x1, y2 - y1])
+            np.subtract(corners[2:], corners[:2], out=measurements[2:])
+            np.add(corners[2:], corners[:2], out=measurements[:2])
+        measurements[:2] *= 0.5
         return Observations(
             detections.stamp_ns, measurements, detections.scores, detections.labels, len(detections.class_names)
         )
 
     @property
+    def boxes(self) -> Array:
+        """cx, cy, w, h (4, T) now."""
+        return self.model.boxes(self.state[0])
+
+    @property
     def boxes_xyxy_px(self) -> Array:
         """(T, 4) float64."""
-        return _corners(self.state.positions)
+        return corners(self.boxes)
+
+    def shown_xyxy_px(self, tracks: Array) -> Array:
+        """What is reported of the tracks at these indices, (N, 4) float64."""
+        if self._show_detections:
+            return corners(self.seen_boxes[:, tracks])
+        return corners(self.model.boxes(self.state[0][:, tracks]))
+
+    def center_rates(self, tracks: Array) -> tuple[Array, Array]:
+        """Of the tracks at these indices: velocities of the centre (N, 2), and covariances (N, 4, 4) of x, y, vx, vy."""
+        state = self.state[:, :2, tracks]
+        covariances = np.zeros((state.shape[2], 4, 4))
+        for axis in range(2):
+            covariances[:, axis, axis] = state[2, axis]
+            covariances[:, axis, axis + 2] = covariances[:, axis + 2, axis] = state[3, axis]
+            covariances[:, axis + 2, axis + 2] = state[4, axis]
+        return state[1].T, covariances
 
     def keep(self, tracks: Array) -> None:
         """Keep the tracks of a boolean mask."""
-        self.state = self.state.take(tracks)
+        self.state, self.seen_boxes = self.state[:, :, tracks], self.seen_boxes[:, tracks]
+        if len(self.memory):
+            self.memory = self.memory[:, :, tracks]
+        if self._reupdate_period_s:
+            self._seen_states, self._unseen_s = self._seen_states[:, :, tracks], self._unseen_s[tracks]
 
     def predict(self, dt_s: float) -> None:
         """Move all tracks dt_s forward; a box that shrinks to nothing stops there."""
-        psd = (self.config.acceleration_noise_scales * _scales(self.state.positions)) ** 2
-        self.state = kalman.predict(self.state, dt_s, psd)
-        sizes, rates = self.state.positions[2:], self.state.velocities[2:]
-        vanished = sizes < _MIN_SIZE_PX
-        sizes[vanished], rates[vanished] = _MIN_SIZE_PX, 0.0
+        self.state = axis_kalman.predict(self.state, dt_s, self.model.process_noise(self.state[0], dt_s))
+        self.model.stop_shrinking(self.state)
+        if len(self.memory):
+            self.memory = np.concatenate([np.full_like(self.memory[:1], np.nan), self.memory[:-1]])
+        if self._reupdate_period_s:
+            self._unseen_s += dt_s
 
-    def costs(self, measurements: Array) -> Array:
-        """1 - IoU, (T, M)."""
-        return 1.0 - pairwise_iou(self.boxes_xyxy_px, _corners(measurements))
+    def update(self, tracks: Array, seen: Observations) -> None:
+        """Correct the tracks at these indices, each by its own detection."""
+        measured = self.model.measure(seen.measurements)
+        if self._reupdate_period_s:
+            self._reupdate(tracks, measured, self._reupdate_period_s)
+        predicted = self.state[:, :, tracks]
+        # As of the larger box: P / R stays bounded.
+        larger = np.maximum(predicted[0], measured)
+        variances = self.model.measurement_variances(larger, seen.scores)
+        self.state[:, :, tracks] = updated = axis_kalman.update(predicted, measured, variances)
+        self.seen_boxes[:, tracks] = seen.measurements
+        if len(self.memory):
+            self.memory[0][:, tracks] = seen.measurements
+        if self._reupdate_period_s:
+            self._seen_states[:, :, tracks], self._unseen_s[tracks] = updated, 0.0
 
-    def update(self, tracks: Array, measurements: Array) -> None:
-        """Correct the tracks at these indices, each by its own measurement."""
-        predicted = self.state.take(tracks)
-        noise = self._noise(np.maximum(predicted.positions, measurements))  # as the larger box: P / R stays bounded
-        self.state = self.state.put(tracks, kalman.update(predicted, measurements, noise))
+    def start(self, seen: Observations) -> None:
+        """Append one track for each detection."""
+        model, z = self.model, self.model.measure(seen.measurements)
+        new = axis_kalman.start(z, model.position_variances(z), model.velocity_variances(z))
+        self.state = np.concatenate([self.state, new], axis=2)
+        self.seen_boxes = np.concatenate([self.seen_boxes, seen.measurements], axis=1)
+        if len(self.memory):
+            memory = np.full((*self.memory.shape[:2], z.shape[1]), np.nan)
+            memory[0] = seen.measurements
+            self.memory = np.concatenate([self.memory, memory], axis=2)
+        if self._reupdate_period_s:
+            self._seen_states = np.concatenate([self._seen_states, new], axis=2)
+            self._unseen_s = np.concatenate([self._unseen_s, np.zeros(z.shape[1])])
 
-    def start(self, measurements: Array) -> None:
-        """Append one track for each measurement."""
-        speed_variances = (self.config.initial_speed_scales * _scales(measurements)) ** 2
-        self.state = self.state.append(kalman.start(measurements, self._noise(measurements), speed_variances))
+    def warp(self, affine: Array) -> None:
+        """Move all tracks with the image: affine (2, 3) maps pixels of the last image to this one's.
 
-    def _noise(self, boxes: Array) -> Array:
-        """Covariance (4, 4, M) of measuring boxes of these sizes, px^2."""
-        variances = (self.config.measurement_noise_scales * _scales(boxes)) ** 2
-        return kalman.diagonal_noise(np.broadcast_to(variances, boxes.shape))
+        Centres and their rates are mapped; sizes and their rates grow by the affine's mean scale. Only for models whose
+        coordinates are cx, cy, w, h. Variances grow with the scale.
+        """
+        scale = np.sqrt(abs(np.linalg.det(affine[:, :2])))
+        self.state[0, :2] = affine[:, :2] @ self.state[0, :2] + affine[:, 2:]
+        self.state[1, :2] = affine[:, :2] @ self.state[1, :2]
+        self.state[:2, 2:] *= scale
+        self.state[2:] *= scale**2
+
+    def _reupdate(self, tracks: Array, measured: Array, period_s: float) -> None:
+        """Lead the tracks that were unseen for longer than a step along the line from their last detection to the new.
+
+        All steps of one track are equally long; the loop is over steps, and each takes in all tracks.
+        """
+        unseen_s = self._unseen_s[tracks]
+        steps = np.minimum(np.round(unseen_s / period_s), _MAX_VIRTUAL_STEPS)
+        lost = steps >= 2
+        if not lost.any():
+            return
+        tracks, steps = tracks[lost], steps[lost]
+        dt_s = unseen_s[lost] / steps
+        state = self._seen_states[:, :, tracks]
+        first = self.model.measure(self.seen_boxes[:, tracks])
+        stride = (measured[:, lost] - first) / steps
+        scores = np.ones(len(tracks))
+        for index in range(1, int(steps.max()) + 1):
+            going = steps >= index
+            now = state[:, :, going]
+            noise = self.model.process_noise(now[0], period_s) * (dt_s[going] / period_s)
+            now = axis_kalman.predict(now, dt_s[going], noise)
+            self.model.stop_shrinking(now)
+            last = steps[going] == index  # the last step is the real detection's, and is left to `update`
+            z = first[:, going] + index * stride[:, going]
+            moved = axis_kalman.update(now, z, self.model.measurement_variances(z, scores[going]))
+            state[:, :, going] = np.where(last, now, moved)
+        self.state[:, :, tracks] = state
 
 
-def _scales(boxes: Array) -> Array:
-    """sqrt(w h) in pixels (N,) of boxes (4, N)."""
-    result: Array = np.sqrt(np.maximum(boxes[2], _MIN_SIZE_PX) * np.maximum(boxes[3], _MIN_SIZE_PX))
-    return result
-
-
-def _corners(boxes: Array) -> Array:
-    """x1 y1 x2 y2 (N, 4) of boxes (4, N)."""
-    center, half = boxes[:2], boxes[2:] / 2.0
-    result: Array = np.concatenate([center - half, center + half]).T
-    return result
+def corners(boxes: Array) -> Array:
+    """x1 y1 x2 y2 (N, 4) of boxes cx, cy, w, h (4, N)."""
+    result = np.empty_like(boxes)
+    half = boxes[2:] * 0.5
+    np.subtract(boxes[:2], half, out=result[:2])
+    np.add(boxes[:2], half, out=result[2:])
+    return result.T

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 from tercel.core.geometry import rotation_about_z, transform_points, wrap_angle
 from tercel.core.messages import Detections3D
 from tracking import kalman
-from tracking.association import pairwise_distances
-from tracking.tracker import Observations, TrackerConfig
+from tracking.association import Assignment, Pairs, assign, near_pairs
+from tracking.associators import of_one_class
+from tracking.screening import Observations
+from tracking.tracker import Tracker, TrackerConfig, TrackTable
 
 Array = NDArray[Any]
 
@@ -45,6 +47,10 @@ class Tracker3DConfig(TrackerConfig):
     acceleration_noise_vertical: float = 0.3
     initial_speed_mps: float = 5.0  # standard deviation of a new track's velocity, horizontal
     smoothing: float = 0.2  # weight of one detection in a long track's size and heading
+
+    def assemble(self) -> Tracker:
+        """The tracker."""
+        return Tracker(self, WorldMotion(self), ByDistance(self))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +75,6 @@ class WorldMotion:
 
     def __init__(self, config: Tracker3DConfig) -> None:
         self.config = config
-        self.gate = config.gate_m
         self.state = kalman.KalmanState(np.zeros((6, 0)), np.zeros((6, 6, 0)))
         self.log_sizes = np.zeros((3, 0))
         self.yaws_rad = np.zeros(0)
@@ -109,20 +114,17 @@ class WorldMotion:
         psd = np.array([[horizontal**2], [horizontal**2], [vertical**2]])
         self.state = kalman.predict(self.state, dt_s, psd)
 
-    def costs(self, measurements: Array) -> Array:
-        """Bird's-eye distance in metres, (T, M), of the pairs that are likely; infinity for the others."""
-        distances = pairwise_distances(self.state.positions[:2].T, measurements[:2].T)
-        tracks, detections = np.nonzero(distances < self.gate)
-        candidates = measurements[:, detections]
-        squared = kalman.squared_mahalanobis(self.state.take(tracks), candidates[:3], self._noise(tracks, candidates))
-        likely = squared < CHI2_3DOF_999
-        tracks, detections = tracks[likely], detections[likely]
-        costs = np.full_like(distances, np.inf)
-        costs[tracks, detections] = distances[tracks, detections]
-        return costs
+    def likely_pairs(self, measurements: Array) -> Pairs:
+        """The pairs of a track and a measurement that are near and likely, at their bird's-eye distance in metres."""
+        pairs = near_pairs(self.state.positions[:2].T, measurements[:2].T, self.config.gate_m)
+        candidates = measurements[:, pairs.columns]
+        noise = self._noise(pairs.rows, candidates)
+        squared = kalman.squared_mahalanobis(self.state.take(pairs.rows), candidates[:3], noise)
+        return pairs.where(squared < CHI2_3DOF_999)
 
-    def update(self, tracks: Array, measurements: Array) -> None:
-        """Correct the tracks at these indices, each by its own measurement."""
+    def update(self, tracks: Array, seen: Observations) -> None:
+        """Correct the tracks at these indices, each by its own detection."""
+        measurements = seen.measurements
         noise = self._noise(tracks, measurements)
         self.state = self.state.put(tracks, kalman.update(self.state.take(tracks), measurements[:3], noise))
         self._updates[tracks] += 1
@@ -132,8 +134,9 @@ class WorldMotion:
         self.log_sizes[:, tracks] += weights * size_steps
         self.yaws_rad[tracks] = wrap_angle(self.yaws_rad[tracks] + weights * turns_rad)
 
-    def start(self, measurements: Array) -> None:
-        """Append one track for each measurement."""
+    def start(self, seen: Observations) -> None:
+        """Append one track for each detection."""
+        measurements = seen.measurements
         speed, vertical = self.config.initial_speed_mps, self.config.initial_speed_mps / 10.0
         variances = np.array([[speed**2], [speed**2], [vertical**2]])
         sizes_m = np.maximum(measurements[3:6], _MIN_SIZE_M)
@@ -155,6 +158,17 @@ class WorldMotion:
         rotations = np.moveaxis(rotation_about_z(yaws_rad), 0, -1)
         noise: Array = np.einsum("ikn,kn,jkn->ijn", rotations, sigmas**2, rotations)
         return noise
+
+
+@dataclass(frozen=True)
+class ByDistance:
+    """Of the likely pairs, those with the least sum of distances; an `Associate` of `tracking.tracker`."""
+
+    config: Tracker3DConfig
+
+    def __call__(self, table: TrackTable, motion: WorldMotion, seen: Observations) -> Assignment:
+        pairs = of_one_class(motion.likely_pairs(seen.measurements), table, seen, self.config.class_aware)
+        return assign(pairs, self.config.gate_m)
 
 
 def _nearest_reading(measurements: Array, yaws_rad: Array) -> tuple[Array, Array]:

@@ -30,7 +30,7 @@ from tercel.core.messages import Detections2D, Detections3D, Odometry  # noqa: E
 from tracking import kalman  # noqa: E402
 from tracking.clear_mot import ClearMot, TrackSet, evaluate_distance, evaluate_iou  # noqa: E402
 from tracking.components import Tracker2D, Tracker3D  # noqa: E402
-from tracking.image_motion import Tracker2DConfig  # noqa: E402
+from tracking.image_tracker import Tracker2DConfig  # noqa: E402
 from tracking.world_motion import Tracker3DConfig  # noqa: E402
 
 Array = NDArray[Any]

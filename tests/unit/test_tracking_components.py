@@ -9,8 +9,8 @@ from tercel.core.component import config_from_mapping
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Detections2D, Detections3D, Odometry, Tracks2D, Tracks3D
 from tracking.components import Tracker2D, Tracker3D
-from tracking.image_motion import Tracker2DConfig
-from tracking.tracker import Outcome
+from tracking.image_tracker import Tracker2DConfig
+from tracking.screening import Outcome
 
 PERIOD_NS = 100_000_000
 
@@ -104,7 +104,7 @@ def test_the_account_of_the_latest_detections_is_kept() -> None:
     component = Tracker2D()
     component.step(boxes(0, [[0, 0, 10, 10], [0, 0, np.nan, 10]]))
     assert component.last_step is not None
-    assert component.last_step.outcomes.tolist() == [Outcome.STARTED, Outcome.NOT_FINITE]
+    assert component.last_step.outcomes.tolist() == [Outcome.NEW, Outcome.NOT_FINITE]
 
 
 def test_detections_and_odometry_of_different_sensors_are_rejected() -> None:

@@ -1,0 +1,140 @@
+"""The ways of saying which detection continues which track; each is an `Associate` of `tracking.tracker`.
+
+All start from the pairs of boxes that overlap at all, found once, and take from them in stages: a stage picks some
+tracks, some detections and a cost, and settles what it can; the next stage has what is left.
+
+- `ByOverlap`: SORT (Bewley et al., 2016). One stage, by IoU.
+- `ByScore`: BYTE (Zhang et al., ByteTrack, 2022). Strong detections first; weak ones may only continue a track.
+- `ObservationCentric`: OC-SORT (Cao et al., 2023). IoU and consistency of direction, then the last observation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking.association import Assignment, Pairs, assign, overlapping_pairs, paired_iou
+from tracking.image_motion import ImageMotion, corners
+from tracking.screening import Observations
+from tracking.tracker import TrackTable
+
+Array = NDArray[Any]
+
+
+class Stages:
+    """What the stages of one association have settled so far."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.free_rows = np.ones(shape[0], dtype=bool)
+        self.free_columns = np.ones(shape[1], dtype=bool)
+        self._rows: list[Array] = []
+        self._columns: list[Array] = []
+
+    def settle(self, pairs: Pairs, gate: float) -> None:
+        """Assign what can be assigned of these pairs among the tracks and detections that are still free."""
+        pairs = pairs.where(self.free_rows[pairs.rows] & self.free_columns[pairs.columns])
+        if len(pairs.rows):
+            found = assign(pairs, gate)
+            self.free_rows[found.rows] = False
+            self.free_columns[found.columns] = False
+            self._rows.append(found.rows)
+            self._columns.append(found.columns)
+
+    def result(self) -> Assignment:
+        """All that was settled, in order of the tracks."""
+        none = np.zeros(0, dtype=np.intp)
+        rows, columns = np.concatenate([none, *self._rows]), np.concatenate([none, *self._columns])
+        order = np.argsort(rows, kind="stable")
+        return Assignment(
+            rows[order], columns[order], np.flatnonzero(self.free_rows), np.flatnonzero(self.free_columns)
+        )
+
+
+def of_one_class(pairs: Pairs, table: TrackTable, seen: Observations, class_aware: bool) -> Pairs:
+    """The pairs of a track and a detection of one class; all pairs, where classes do not count."""
+    if not class_aware or seen.class_count < 2:
+        return pairs
+    return pairs.where(table.labels[pairs.rows] == seen.labels[pairs.columns])
+
+
+@dataclass(frozen=True)
+class ByOverlap:
+    """SORT: the greatest sum of IoUs of all pairs, of which those below min_iou are then dropped."""
+
+    min_iou: float = 0.3
+    class_aware: bool = True
+
+    def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        predicted, boxes = motion.boxes_xyxy_px, corners(seen.measurements)
+        pairs = of_one_class(overlapping_pairs(predicted, boxes), table, seen, self.class_aware)
+        # As published: a pair below min_iou takes part in the sum, where it may stand in another's way, and is dropped.
+        found = assign(pairs, 1.0)
+        return found.where(paired_iou(predicted[found.rows], boxes[found.columns]) >= self.min_iou)
+
+
+@dataclass(frozen=True)
+class ByScore:
+    """BYTE: confirmed tracks with strong detections by IoU times score; of the tracks left over those seen in the last
+    step with weak detections by IoU; tentative tracks with the strong detections left over."""
+
+    strong_score: float = 0.6
+    max_cost: float = 0.8
+    max_weak_cost: float = 0.5
+    max_tentative_cost: float = 0.7
+    class_aware: bool = True
+
+    def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        pairs = overlapping_pairs(motion.boxes_xyxy_px, corners(seen.measurements))
+        pairs = of_one_class(pairs, table, seen, self.class_aware)
+        fused = pairs.at(1.0 - (1.0 - pairs.costs) * seen.scores[pairs.columns])
+        strong = (seen.scores >= self.strong_score)[pairs.columns]
+        confirmed = (table.confirmed > 0)[pairs.rows]
+        just_seen = (table.streaks > 0)[pairs.rows] | (table.hits == 1)[pairs.rows]
+        stages = Stages(pairs.shape)
+        stages.settle(fused.where(confirmed & strong), self.max_cost)
+        stages.settle(pairs.where(confirmed & ~strong & just_seen), self.max_weak_cost)
+        stages.settle(fused.where(~confirmed & strong), self.max_tentative_cost)
+        return stages.result()
+
+
+@dataclass(frozen=True)
+class ObservationCentric:
+    """OC-SORT: IoU with a bonus for pairs in the direction in which the track was going; then the tracks left over by
+    the IoU with their last observation."""
+
+    min_iou: float = 0.3
+    inertia: float = 0.2  # weight of the direction: its cosine's angle counts from -1/2 to 1/2
+    class_aware: bool = True
+
+    def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        boxes = corners(seen.measurements)
+        pairs = of_one_class(overlapping_pairs(motion.boxes_xyxy_px, boxes), table, seen, self.class_aware)
+        near = pairs.where(pairs.costs <= 1.0 - self.min_iou)
+        agreement = direction_agreement(motion.memory, seen.measurements, near)
+        stages = Stages(pairs.shape)
+        stages.settle(near.at(near.costs - self.inertia * agreement * seen.scores[near.columns]), 2.0)
+        last = overlapping_pairs(corners(motion.seen_boxes), boxes, self.min_iou)
+        stages.settle(of_one_class(last, table, seen, self.class_aware), 1.0)
+        return stages.result()
+
+
+def direction_agreement(memory: Array, measurements: Array, pairs: Pairs) -> Array:
+    """1/2 - angle / pi for each pair (K,), between the way a track went and the way to the detection: 1/2 is straight on.
+
+    memory (S, 4, T): boxes of the last steps, newest first, NaN where unseen (`ImageMotion.memory`, after predict, so
+    that the first is the step to come). The way of a track leads from its oldest remembered box to its newest, the way
+    to a detection from that same oldest box. Zero where a track has but one box, or did not move.
+    """
+    known = ~np.isnan(memory[1:, 0])  # (S - 1, T)
+    tracks = np.arange(memory.shape[2])
+    newest = memory[1 + known.argmax(axis=0), :2, tracks].T
+    oldest = memory[len(memory) - 1 - known[::-1].argmax(axis=0), :2, tracks].T
+    way = (newest - oldest)[:, pairs.rows]
+    to_detection = measurements[:2, pairs.columns] - oldest[:, pairs.rows]
+    lengths = np.hypot(*way) * np.hypot(*to_detection)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine = np.clip((way * to_detection).sum(axis=0) / lengths, -1.0, 1.0)
+        return np.where(lengths > 0.0, 0.5 - np.arccos(cosine) / np.pi, 0.0)

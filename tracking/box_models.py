@@ -1,0 +1,185 @@
+"""What of a box in an image is filtered, and how sure a tracker is of it: the three parametrisations in use.
+
+Each turns boxes cx, cy, w, h (4, N) in pixels into the coordinates that are filtered, and back, and gives the
+variances of `tracking.axis_kalman`: of a measurement, of a new track's rates, and what time adds.
+
+- `ScaleRatioBox`: SORT (Bewley et al., 2016, and its code): area and aspect ratio, fixed noise per frame, ratio constant.
+- `HeightBox`: DeepSORT and ByteTrack (Wojke et al., 2017): aspect ratio and height, noise as a fraction of the height.
+- `SizeBox`: ours: width and height, all noise as a fraction of the scale sqrt(w h), and process noise per second, so
+  that one configuration serves every frame rate.
+
+SORT and ByteTrack count in frames. Their noise is kept to the letter for one `frame_period_s`; longer and shorter steps
+get as many frames' worth of it as they last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking import axis_kalman
+
+Array = NDArray[Any]
+
+MIN_SIZE_PX = 0.1
+
+
+class BoxModel(Protocol):
+    """A parametrisation with its noise. Arrays are (4, N); rates are per second."""
+
+    def measure(self, boxes: Array) -> Array:
+        """The filtered coordinates of boxes cx, cy, w, h."""
+        ...
+
+    def boxes(self, coordinates: Array) -> Array:
+        """Boxes cx, cy, w, h of filtered coordinates."""
+        ...
+
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:
+        """Of a detection with these coordinates and this score (N,)."""
+        ...
+
+    def velocity_variances(self, coordinates: Array) -> Array:
+        """Of a track that was seen once; zero for a coordinate that does not move."""
+        ...
+
+    def position_variances(self, coordinates: Array) -> Array:
+        """Of a track that was seen once."""
+        ...
+
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:
+        """What dt_s adds to variance, covariance and variance of the rate: (3, 4, N) or broadcast to it."""
+        ...
+
+    def stop_shrinking(self, state: Array) -> None:
+        """Keep predicted boxes (a state (5, 4, N), changed in place) from vanishing."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScaleRatioBox:
+    """cx, cy, area, aspect ratio w / h, with SORT's numbers."""
+
+    frame_period_s: float
+
+    def measure(self, boxes: Array) -> Array:  # noqa: D102
+        cx, cy, w, h = boxes
+        return np.stack([cx, cy, w * h, w / h])
+
+    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
+        cx, cy, area, ratio = coordinates
+        w = np.sqrt(np.maximum(area * ratio, MIN_SIZE_PX**2))
+        return np.stack([cx, cy, w, np.maximum(area, MIN_SIZE_PX**2) / w])
+
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
+        return np.array([[1.0], [1.0], [10.0], [10.0]])
+
+    def position_variances(self, coordinates: Array) -> Array:  # noqa: ARG002, D102
+        return np.full((4, 1), 10.0)
+
+    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: ARG002, D102
+        return np.array([[1e4], [1e4], [1e4], [0.0]]) / self.frame_period_s**2
+
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: ARG002, D102
+        frames, per_s = dt_s / self.frame_period_s, 1.0 / self.frame_period_s**2
+        position = np.array([[1.0], [1.0], [1.0], [1.0]])
+        rate = np.array([[0.01], [0.01], [0.0001], [0.0]]) * per_s
+        return frames * np.stack([position, np.zeros((4, 1)), rate])
+
+    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+        area, rate = state[0, 2], state[1, 2]
+        gone = area <= 0.0
+        if gone.any():
+            area[gone], rate[gone] = MIN_SIZE_PX**2, 0.0
+
+
+@dataclass(frozen=True)
+class HeightBox:
+    """cx, cy, aspect ratio w / h, height, with DeepSORT's and ByteTrack's numbers."""
+
+    frame_period_s: float
+    position_noise: float = 1.0 / 20.0  # standard deviation as a fraction of the height
+    velocity_noise: float = 1.0 / 160.0  # per frame
+
+    def measure(self, boxes: Array) -> Array:  # noqa: D102
+        cx, cy, w, h = boxes
+        return np.stack([cx, cy, w / h, h])
+
+    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
+        cx, cy, ratio, h = coordinates
+        return np.stack([cx, cy, np.maximum(ratio * h, MIN_SIZE_PX), h])
+
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
+        return self._variances(coordinates, self.position_noise, 0.1)
+
+    def position_variances(self, coordinates: Array) -> Array:  # noqa: D102
+        return self._variances(coordinates, 2.0 * self.position_noise, 0.01)
+
+    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: D102
+        return self._variances(coordinates, 10.0 * self.velocity_noise, 1e-5) / self.frame_period_s**2
+
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: D102
+        position = self._variances(coordinates, self.position_noise, 0.01)
+        rate = self._variances(coordinates, self.velocity_noise, 1e-5) / self.frame_period_s**2
+        return (dt_s / self.frame_period_s) * np.stack([position, np.zeros_like(position), rate])
+
+    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+        _stop_below_minimum(state, slice(3, 4))
+
+    @staticmethod
+    def _variances(coordinates: Array, fraction: float, ratio_deviation: float) -> Array:
+        variances = np.empty_like(coordinates)
+        variances[:] = np.square(fraction * coordinates[3])
+        variances[2] = ratio_deviation**2
+        return variances
+
+
+@dataclass(frozen=True)
+class SizeBox:
+    """cx, cy, w, h. Noise in scales: multiples of sqrt(w h)."""
+
+    measurement_noise: float = 0.05  # standard deviation of a box's centre and size
+    acceleration_noise: float = 0.5  # square root of the acceleration's power density, scales / s^1.5
+    initial_speed: float = 1.0  # standard deviation of a new track's rates, scales / s
+    score_power: float = 0.0  # the noise of a detection with score p is larger by p^-score_power
+
+    def measure(self, boxes: Array) -> Array:  # noqa: D102
+        return boxes
+
+    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
+        return coordinates
+
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: D102
+        variances = self.measurement_noise**2 * _areas(coordinates)
+        if self.score_power:
+            variances *= np.clip(scores, 0.01, 1.0) ** (-2.0 * self.score_power)
+        return variances
+
+    def position_variances(self, coordinates: Array) -> Array:  # noqa: D102
+        return self.measurement_noise**2 * _areas(coordinates)
+
+    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: D102
+        return self.initial_speed**2 * _areas(coordinates)
+
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: D102
+        return axis_kalman.white_noise_acceleration(dt_s, self.acceleration_noise**2 * _areas(coordinates)[None])
+
+    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+        _stop_below_minimum(state, slice(2, 4))
+
+
+def _areas(coordinates: Array) -> Array:
+    """w h in square pixels (N,) of boxes (4, N)."""
+    sizes = np.maximum(coordinates[2:], MIN_SIZE_PX)
+    areas: Array = sizes[0] * sizes[1]
+    return areas
+
+
+def _stop_below_minimum(state: Array, rows: slice) -> None:
+    sizes = state[0, rows]
+    gone = sizes < MIN_SIZE_PX
+    if gone.any():
+        sizes[gone], state[1, rows][gone] = MIN_SIZE_PX, 0.0

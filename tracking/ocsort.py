@@ -1,0 +1,55 @@
+"""OC-SORT (Cao et al., Observation-Centric SORT, 2023), from our parts.
+
+Its three ideas are observation-centric momentum and recovery (`associators.ObservationCentric`) and re-update
+(`image_motion.ImageMotion`). As in its code, the box reported is the last detection's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracking.associators import ObservationCentric
+from tracking.box_models import ScaleRatioBox
+from tracking.image_motion import ImageMotion
+from tracking.sort import check_frames, unseen_limit_s
+from tracking.tracker import Tracker, TrackerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OcSortConfig:
+    """OC-SORT's settings. It counts in frames: so many of frame_period_s. Longer steps count as more."""
+
+    frame_period_s: float = 1.0 / 30.0
+    min_score: float = 0.6
+    min_iou: float = 0.3
+    min_hits: int = 3
+    max_age_frames: int = 30
+    direction_frames: int = 3  # over how many frames a track's direction is taken
+    inertia: float = 0.2  # weight of the direction
+    class_aware: bool = True
+
+    def __post_init__(self) -> None:
+        check_frames(self.frame_period_s, self.max_age_frames)
+        if not 1 <= self.direction_frames <= 30:
+            raise ValueError(f"direction_frames must be from 1 to 30, not {self.direction_frames}")
+
+    def assemble(self) -> Tracker:
+        """The tracker."""
+        age_s = unseen_limit_s(self.frame_period_s, self.max_age_frames)
+        life = TrackerConfig(
+            min_score=self.min_score,
+            start_score=self.min_score,
+            min_hits=1,
+            min_streak=self.min_hits,
+            warm_up_steps=self.min_hits,
+            max_age_s=age_s,
+            max_tentative_age_s=age_s,
+            class_aware=self.class_aware,
+        )
+        motion = ImageMotion(
+            ScaleRatioBox(self.frame_period_s),
+            memory_steps=self.direction_frames + 2,
+            reupdate_period_s=self.frame_period_s,
+            show_detections=True,
+        )
+        return Tracker(life, motion, ObservationCentric(self.min_iou, self.inertia, self.class_aware))
