@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+_SMALL = 4_096  # rows x columns up to which the whole assignment is solved at once
 _DENSE = 10_000  # rows x columns up to which a matrix of overlaps is quicker than the sweep
+_NONE = np.zeros(0, dtype=np.intp)
 _MAX_SWEEP = 2_000_000  # pairs of the sweep at one time: 16 MB for each of its arrays
 
 
@@ -44,10 +46,11 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """rows[i] is assigned to columns[i]; the rest is unmatched. All index arrays are sorted by row, or ascending."""
+    """rows[i] is assigned to columns[i] at costs[i], sorted by row; the rest is unmatched, ascending."""
 
     rows: Array
     columns: Array
+    costs: Array
     unmatched_rows: Array
     unmatched_columns: Array
 
@@ -56,7 +59,7 @@ class Assignment:
         if kept.all():
             return self
         shape = (len(self.rows) + len(self.unmatched_rows), len(self.columns) + len(self.unmatched_columns))
-        return _sorted(self.rows[kept], self.columns[kept], shape)
+        return assignment(self.rows[kept], self.columns[kept], self.costs[kept], shape)
 
 
 # --- costs ---------------------------------------------------------------------------------------------------------
@@ -67,13 +70,16 @@ def overlapping_pairs(first_xyxy: Array, second_xyxy: Array, min_iou: float = 0.
 
     Boxes without area and boxes with a NaN overlap nothing.
     """
-    shape = (len(first_xyxy), len(second_xyxy))
+    first, second = np.asarray(first_xyxy, dtype=np.float64).T, np.asarray(second_xyxy, dtype=np.float64).T
+    shape = (first.shape[1], second.shape[1])
     if shape[0] * shape[1] <= _DENSE:
-        overlap = pairwise_iou(first_xyxy, second_xyxy)
-        rows, columns = np.nonzero(overlap > min_iou)
-        return Pairs(rows, columns, 1.0 - overlap[rows, columns], shape)
-    found = [_sweep(first_xyxy, second_xyxy, chunk, min_iou) for chunk in _sweep_chunks(first_xyxy, second_xyxy)]
-    rows, columns, costs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        sides = np.minimum(first[2:, :, None], second[2:, None, :])
+        sides -= np.maximum(first[:2, :, None], second[:2, None, :])
+        candidates = [((sides[0] > 0.0) & (sides[1] > 0.0)).nonzero()]
+    else:
+        candidates = _sweep(first, second)
+    found = [_overlapping(first, second, rows, columns, min_iou) for rows, columns in candidates]
+    rows, columns, costs = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
     return Pairs(rows, columns, costs, shape)
 
 
@@ -144,14 +150,21 @@ def assign(pairs: Pairs, gate: float) -> Assignment:
     inside = pairs.costs < gate
     if not inside.all():
         pairs = pairs.where(inside)
-    rows, columns = pairs.rows, pairs.columns
-    contested = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1) if len(rows) else inside[:0]
+    rows, columns, costs, shape = pairs.rows, pairs.columns, pairs.costs, pairs.shape
+    if not len(rows):
+        return assignment(rows, columns, costs, shape)
+    if shape[0] * shape[1] <= _SMALL:
+        return assignment(*_solve(pairs, gate), shape)
+    contested = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1)
     if contested.any():
-        solved = _solve(pairs.where(contested), gate)
-        settled = ~contested
-        rows = np.concatenate([rows[settled], solved[0]])
-        columns = np.concatenate([columns[settled], solved[1]])
-    return _sorted(rows, columns, pairs.shape)
+        row_names, in_rows = _compact(rows[contested], shape[0])
+        column_names, in_columns = _compact(columns[contested], shape[1])
+        solved = _solve(Pairs(in_rows, in_columns, costs[contested], (len(row_names), len(column_names))), gate)
+        plain = ~contested
+        rows = np.concatenate([rows[plain], row_names[solved[0]]])
+        columns = np.concatenate([columns[plain], column_names[solved[1]]])
+        costs = np.concatenate([costs[plain], solved[2]])
+    return assignment(rows, columns, costs, shape)
 
 
 def assign_greedily(pairs: Pairs, gate: float) -> Assignment:
@@ -160,18 +173,15 @@ def assign_greedily(pairs: Pairs, gate: float) -> Assignment:
     All pairs that are the cheapest of both their row and their column are taken at once, until none is left.
     """
     pairs = pairs.where(pairs.costs < gate)
-    order = np.lexsort([pairs.columns, pairs.rows, pairs.costs])
-    rows, columns = pairs.rows[order], pairs.columns[order]
-    taken_rows, taken_columns = [], []
-    while len(rows):
-        ranks = np.arange(len(rows))
+    left = np.lexsort([pairs.columns, pairs.rows, pairs.costs])  # indices of pairs, the best first
+    taken = [left[:0]]
+    while len(left):
+        rows, columns, ranks = pairs.rows[left], pairs.columns[left], np.arange(len(left))
         best = (_first_rank(rows)[rows] == ranks) & (_first_rank(columns)[columns] == ranks)
-        taken_rows.append(rows[best])
-        taken_columns.append(columns[best])
-        left = ~(np.isin(rows, rows[best]) | np.isin(columns, columns[best]))
-        rows, columns = rows[left], columns[left]
-    none = np.zeros(0, dtype=np.intp)
-    return _sorted(np.concatenate([none, *taken_rows]), np.concatenate([none, *taken_columns]), pairs.shape)
+        taken.append(left[best])
+        left = left[~(np.isin(rows, rows[best]) | np.isin(columns, columns[best]))]
+    chosen = np.concatenate(taken)
+    return assignment(pairs.rows[chosen], pairs.columns[chosen], pairs.costs[chosen], pairs.shape)
 
 
 def gated_assignment(costs: Array, gate: float) -> Assignment:
@@ -184,6 +194,14 @@ def gated_assignment(costs: Array, gate: float) -> Assignment:
         raise ValueError(f"costs must be a matrix and the gate finite, not shape {costs.shape} and {gate}")
     rows, columns = np.nonzero(costs < gate)
     return assign(Pairs(rows, columns, costs[rows, columns], costs.shape), gate)
+
+
+def assignment(rows: Array, columns: Array, costs: Array, shape: tuple[int, int]) -> Assignment:
+    """The assignment of these pairs, each row and column at most once, in any order."""
+    if len(rows) > 1 and (rows[1:] < rows[:-1]).any():
+        order = rows.argsort(kind="stable")
+        rows, columns, costs = rows.take(order), columns.take(order), costs.take(order)
+    return Assignment(rows, columns, costs, _others(rows, shape[0]), _others(columns, shape[1]))
 
 
 # --- inside --------------------------------------------------------------------------------------------------------
@@ -209,50 +227,53 @@ def _iou(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2: Any, b
     return result
 
 
-def _sweep_chunks(first_xyxy: Array, second_xyxy: Array) -> list[tuple[Array, Array, Array]]:
-    """Rows, and for each the range of columns, in order of x1, that may overlap it in x; few enough to hold at once.
-
-    A box that overlaps [x1, x2] begins before x2, and after x1 by no more than the widest box.
-    """
-    x1 = second_xyxy[:, 0]
-    widths = second_xyxy[:, 2] - x1
-    widest = widths[np.isfinite(widths)].max(initial=0.0)
-    order = np.argsort(x1, kind="stable")
-    ranked = x1[order]  # NaN last
-    begin = np.searchsorted(ranked, first_xyxy[:, 0] - widest, side="left")
-    end = np.maximum(np.searchsorted(ranked, first_xyxy[:, 2], side="left"), begin)
-    rows, totals = np.arange(len(first_xyxy)), np.cumsum(end - begin)
-    cuts = np.searchsorted(totals, np.arange(_MAX_SWEEP, totals[-1] + 1, _MAX_SWEEP), side="left") + 1
-    return [(part, np.stack([begin[part], end[part]]), order) for part in np.split(rows, cuts)]
-
-
-def _sweep(
-    first_xyxy: Array, second_xyxy: Array, chunk: tuple[Array, Array, Array], min_iou: float
+def _overlapping(
+    first: Array, second: Array, rows: Array, columns: Array, min_iou: float
 ) -> tuple[Array, Array, Array]:
-    """Rows, columns and costs of the overlapping pairs of one chunk."""
-    rows, (begin, end), order = chunk
-    counts = end - begin
-    total = int(counts.sum())
-    starts = np.cumsum(counts) - counts
-    candidates = np.arange(total) + np.repeat(begin - starts, counts)
-    rows, columns = np.repeat(rows, counts), order[candidates]
-    meet = (second_xyxy[columns, 1] < first_xyxy[rows, 3]) & (second_xyxy[columns, 3] > first_xyxy[rows, 1])
-    rows, columns = rows[meet], columns[meet]
-    overlap = paired_iou(first_xyxy[rows], second_xyxy[columns])
-    kept = overlap > min_iou
+    """Of the candidate pairs of boxes (4, N) and (4, M) those with an IoU above min_iou, and 1 - IoU."""
+    with np.errstate(invalid="ignore", over="ignore"):  # boxes of any size and kind; NaN is above nothing
+        overlap = _iou(*first.take(rows, axis=1), *second.take(columns, axis=1))
+        kept = overlap > min_iou
+    if kept.all():
+        return rows, columns, 1.0 - overlap
     return rows[kept], columns[kept], 1.0 - overlap[kept]
 
 
-def _solve(pairs: Pairs, gate: float) -> tuple[Array, Array]:
-    """Rows and columns of the optimal assignment of pairs that are all below the gate."""
-    row_names, rows = _compact(pairs.rows, pairs.shape[0])
-    column_names, columns = _compact(pairs.columns, pairs.shape[1])
-    costs = np.full((len(row_names), len(column_names)), float(gate))
-    costs[rows, columns] = pairs.costs
-    column_of_row, _ = lap.lapjv(costs, extend_cost=True, return_cost=False)
-    solved = np.flatnonzero(column_of_row >= 0)
-    solved = solved[costs[solved, column_of_row[solved]] < gate]
-    return row_names[solved], column_names[column_of_row[solved]]
+def _sweep(first: Array, second: Array) -> list[tuple[Array, Array]]:
+    """Rows and columns of all pairs of boxes (4, N) and (4, M) that overlap, in parts small enough to hold at once.
+
+    A box that overlaps [x1, x2] begins before x2, and after x1 by no more than the widest box.
+    """
+    widths = second[2] - second[0]
+    widest = widths[np.isfinite(widths)].max(initial=0.0)
+    order = np.argsort(second[0], kind="stable")
+    ranked = second.take(order, axis=1)  # by x1, NaN last
+    begin = np.searchsorted(ranked[0], first[0] - widest, side="left")
+    counts = np.maximum(np.searchsorted(ranked[0], first[2], side="left") - begin, 0)
+    totals = np.cumsum(counts)
+    cuts = np.searchsorted(totals, np.arange(_MAX_SWEEP, totals[-1] + 1, _MAX_SWEEP), side="left") + 1
+    parts = []
+    for part in np.split(np.arange(len(counts)), cuts):
+        rows = np.repeat(part, counts[part])
+        ranks = np.arange(len(rows)) + np.repeat(begin[part] - (np.cumsum(counts[part]) - counts[part]), counts[part])
+        meet = (ranked[1].take(ranks) < first[3].take(rows)) & (ranked[3].take(ranks) > first[1].take(rows))
+        meet &= ranked[2].take(ranks) > first[0].take(rows)
+        meeting = meet.nonzero()[0]
+        parts.append((rows.take(meeting), order.take(ranks.take(meeting))))
+    return parts
+
+
+def _solve(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:
+    """Rows, columns and costs of the optimal assignment of pairs that are all below the gate."""
+    table = np.empty(pairs.shape)
+    table.fill(gate)
+    table[pairs.rows, pairs.columns] = pairs.costs
+    column_of_row, _ = lap.lapjv(table, extend_cost=True, return_cost=False)
+    rows = (column_of_row >= 0).nonzero()[0]
+    columns = column_of_row.take(rows).astype(np.intp)
+    costs = table[rows, columns]
+    good = costs < gate
+    return (rows, columns, costs) if good.all() else (rows[good], columns[good], costs[good])
 
 
 def _compact(indices: Array, count: int) -> tuple[Array, Array]:
@@ -272,15 +293,10 @@ def _first_rank(indices: Array) -> Array:
     return first
 
 
-def _sorted(rows: Array, columns: Array, shape: tuple[int, int]) -> Assignment:
-    """The assignment of these pairs, in order of the rows."""
-    order = np.argsort(rows, kind="stable")
-    rows, columns = rows[order], columns[order]
-    return Assignment(rows, columns, _others(rows, shape[0]), _others(columns, shape[1]))
-
-
 def _others(taken: Array, count: int) -> Array:
     """The indices below count that are not in taken, ascending."""
+    if len(taken) == count:
+        return _NONE
     free = np.ones(count, dtype=bool)
     free[taken] = False
-    return np.flatnonzero(free)
+    return free.nonzero()[0]

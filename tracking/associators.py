@@ -16,41 +16,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.association import Assignment, Pairs, assign, overlapping_pairs, paired_iou
+from tracking.association import Assignment, Pairs, assign, assignment, overlapping_pairs
 from tracking.image_motion import ImageMotion, corners
 from tracking.screening import Observations
 from tracking.tracker import TrackTable
 
 Array = NDArray[Any]
 
+_NONE = np.zeros(0, dtype=np.intp)
+
 
 class Stages:
     """What the stages of one association have settled so far."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self.free_rows = np.ones(shape[0], dtype=bool)
-        self.free_columns = np.ones(shape[1], dtype=bool)
-        self._rows: list[Array] = []
-        self._columns: list[Array] = []
+        self._shape = shape
+        self._free_rows = np.ones(shape[0], dtype=bool)
+        self._free_columns = np.ones(shape[1], dtype=bool)
+        self._found: list[Assignment] = []
+
+    @property
+    def open(self) -> bool:
+        """Whether there are still both a track and a detection to settle."""
+        return bool(self._free_rows.any() and self._free_columns.any())
 
     def settle(self, pairs: Pairs, gate: float) -> None:
         """Assign what can be assigned of these pairs among the tracks and detections that are still free."""
-        pairs = pairs.where(self.free_rows[pairs.rows] & self.free_columns[pairs.columns])
+        if self._found:
+            pairs = pairs.where(self._free_rows[pairs.rows] & self._free_columns[pairs.columns])
         if len(pairs.rows):
             found = assign(pairs, gate)
-            self.free_rows[found.rows] = False
-            self.free_columns[found.columns] = False
-            self._rows.append(found.rows)
-            self._columns.append(found.columns)
+            self._free_rows[found.rows] = False
+            self._free_columns[found.columns] = False
+            self._found.append(found)
 
     def result(self) -> Assignment:
         """All that was settled, in order of the tracks."""
-        none = np.zeros(0, dtype=np.intp)
-        rows, columns = np.concatenate([none, *self._rows]), np.concatenate([none, *self._columns])
-        order = np.argsort(rows, kind="stable")
-        return Assignment(
-            rows[order], columns[order], np.flatnonzero(self.free_rows), np.flatnonzero(self.free_columns)
-        )
+        if len(self._found) == 1:
+            return self._found[0]
+        if not self._found:
+            return assignment(_NONE, _NONE, np.zeros(0), self._shape)
+        parts = [(found.rows, found.columns, found.costs) for found in self._found]
+        rows, columns, costs = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return assignment(rows, columns, costs, self._shape)
 
 
 def of_one_class(pairs: Pairs, table: TrackTable, seen: Observations, class_aware: bool) -> Pairs:
@@ -72,7 +80,7 @@ class ByOverlap:
         pairs = of_one_class(overlapping_pairs(predicted, boxes), table, seen, self.class_aware)
         # As published: a pair below min_iou takes part in the sum, where it may stand in another's way, and is dropped.
         found = assign(pairs, 1.0)
-        return found.where(paired_iou(predicted[found.rows], boxes[found.columns]) >= self.min_iou)
+        return found.where(found.costs <= 1.0 - self.min_iou)
 
 
 @dataclass(frozen=True)

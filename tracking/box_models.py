@@ -25,6 +25,8 @@ from tracking import axis_kalman
 Array = NDArray[Any]
 
 MIN_SIZE_PX = 0.1
+_SORT_MEASUREMENT = np.array([[1.0], [1.0], [10.0], [10.0]])
+_SORT_PROCESS = np.array([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0], [0.01, 0.01, 0.0001, 0.0]])[:, :, None]
 
 
 class BoxModel(Protocol):
@@ -66,16 +68,20 @@ class ScaleRatioBox:
     frame_period_s: float
 
     def measure(self, boxes: Array) -> Array:  # noqa: D102
-        cx, cy, w, h = boxes
-        return np.stack([cx, cy, w * h, w / h])
+        coordinates = boxes.copy()
+        np.multiply(boxes[2], boxes[3], out=coordinates[2])
+        np.divide(boxes[2], boxes[3], out=coordinates[3])
+        return coordinates
 
     def boxes(self, coordinates: Array) -> Array:  # noqa: D102
-        cx, cy, area, ratio = coordinates
-        w = np.sqrt(np.maximum(area * ratio, MIN_SIZE_PX**2))
-        return np.stack([cx, cy, w, np.maximum(area, MIN_SIZE_PX**2) / w])
+        boxes = coordinates.copy()
+        _, _, area, ratio = coordinates
+        np.sqrt(np.maximum(area * ratio, MIN_SIZE_PX**2), out=boxes[2])
+        np.divide(np.maximum(area, MIN_SIZE_PX**2), boxes[2], out=boxes[3])
+        return boxes
 
     def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
-        return np.array([[1.0], [1.0], [10.0], [10.0]])
+        return _SORT_MEASUREMENT
 
     def position_variances(self, coordinates: Array) -> Array:  # noqa: ARG002, D102
         return np.full((4, 1), 10.0)
@@ -85,9 +91,9 @@ class ScaleRatioBox:
 
     def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: ARG002, D102
         frames, per_s = dt_s / self.frame_period_s, 1.0 / self.frame_period_s**2
-        position = np.array([[1.0], [1.0], [1.0], [1.0]])
-        rate = np.array([[0.01], [0.01], [0.0001], [0.0]]) * per_s
-        return frames * np.stack([position, np.zeros((4, 1)), rate])
+        noise: Array = frames * _SORT_PROCESS
+        noise[2] *= per_s
+        return noise
 
     def stop_shrinking(self, state: Array) -> None:  # noqa: D102
         area, rate = state[0, 2], state[1, 2]
@@ -105,12 +111,14 @@ class HeightBox:
     velocity_noise: float = 1.0 / 160.0  # per frame
 
     def measure(self, boxes: Array) -> Array:  # noqa: D102
-        cx, cy, w, h = boxes
-        return np.stack([cx, cy, w / h, h])
+        coordinates = boxes.copy()
+        np.divide(boxes[2], boxes[3], out=coordinates[2])
+        return coordinates
 
     def boxes(self, coordinates: Array) -> Array:  # noqa: D102
-        cx, cy, ratio, h = coordinates
-        return np.stack([cx, cy, np.maximum(ratio * h, MIN_SIZE_PX), h])
+        boxes = coordinates.copy()
+        np.maximum(coordinates[2] * coordinates[3], MIN_SIZE_PX, out=boxes[2])
+        return boxes
 
     def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
         return self._variances(coordinates, self.position_noise, 0.1)
@@ -124,7 +132,8 @@ class HeightBox:
     def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: D102
         position = self._variances(coordinates, self.position_noise, 0.01)
         rate = self._variances(coordinates, self.velocity_noise, 1e-5) / self.frame_period_s**2
-        return (dt_s / self.frame_period_s) * np.stack([position, np.zeros_like(position), rate])
+        noise: Array = np.array([position, np.zeros_like(position), rate])
+        return noise * (dt_s / self.frame_period_s)
 
     def stop_shrinking(self, state: Array) -> None:  # noqa: D102
         _stop_below_minimum(state, slice(3, 4))

@@ -21,6 +21,9 @@ from tracking.screening import Observations
 Array = NDArray[Any]
 
 _MAX_VIRTUAL_STEPS = 60
+# Where the terms of the state (variance 2, covariance 3, variance of the rate 4) of axes x and y stand in (4, 4).
+_CENTER_ROWS, _CENTER_COLUMNS = [0, 1, 0, 1, 2, 3, 2, 3], [0, 1, 2, 3, 0, 1, 2, 3]
+_CENTER_TERMS, _CENTER_AXES = [2, 2, 3, 3, 3, 3, 4, 4], [0, 1, 0, 1, 0, 1, 0, 1]
 
 
 class ImageMotion:
@@ -77,16 +80,13 @@ class ImageMotion:
         """What is reported of the tracks at these indices, (N, 4) float64."""
         if self._show_detections:
             return corners(self.seen_boxes[:, tracks])
-        return corners(self.model.boxes(self.state[0][:, tracks]))
+        return corners(self.model.boxes(self.state[0].take(tracks, axis=1)))
 
     def center_rates(self, tracks: Array) -> tuple[Array, Array]:
         """Of the tracks at these indices: velocities of the centre (N, 2), and covariances (N, 4, 4) of x, y, vx, vy."""
-        state = self.state[:, :2, tracks]
+        state = self.state[:, :2].take(tracks, axis=2)
         covariances = np.zeros((state.shape[2], 4, 4))
-        for axis in range(2):
-            covariances[:, axis, axis] = state[2, axis]
-            covariances[:, axis, axis + 2] = covariances[:, axis + 2, axis] = state[3, axis]
-            covariances[:, axis + 2, axis + 2] = state[4, axis]
+        covariances[:, _CENTER_ROWS, _CENTER_COLUMNS] = state[_CENTER_TERMS, _CENTER_AXES].T
         return state[1].T, covariances
 
     def keep(self, tracks: Array) -> None:
@@ -111,7 +111,7 @@ class ImageMotion:
         measured = self.model.measure(seen.measurements)
         if self._reupdate_period_s:
             self._reupdate(tracks, measured, self._reupdate_period_s)
-        predicted = self.state[:, :, tracks]
+        predicted = self.state.take(tracks, axis=2)
         # As of the larger box: P / R stays bounded.
         larger = np.maximum(predicted[0], measured)
         variances = self.model.measurement_variances(larger, seen.scores)

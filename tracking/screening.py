@@ -51,9 +51,9 @@ class Observations:
         """The detections at these indices."""
         return Observations(
             self.stamp_ns,
-            self.measurements[:, detections],
-            self.scores[detections],
-            self.labels[detections],
+            self.measurements.take(detections, axis=1),
+            self.scores.take(detections),
+            self.labels.take(detections),
             self.class_count,
         )
 
@@ -64,40 +64,58 @@ def screen(seen: Observations, min_score: float, size_rows: slice) -> tuple[Arra
     Usable detections bear TOO_WEAK_TO_START, which is what becomes of them if no one finds a use for them.
     """
     measurements, scores, labels = seen.measurements, seen.scores, seen.labels
-    outcomes = np.full(len(scores), Outcome.TOO_WEAK_TO_START, dtype=np.int8)
-    with np.errstate(invalid="ignore"):
-        # One question for all: NaN fails every comparison, so a detection that passes here has no fault.
-        sound = (np.abs(measurements) <= _LIMIT).all(axis=0)
-        sound &= (measurements[size_rows] > 0.0).all(axis=0)
-        sound &= (scores >= min_score) & (scores < np.inf)
-        sound &= (labels >= 0) & (labels < seen.class_count)
-        if not sound.all():
-            faulty = ~sound
-            outcomes[faulty] = _faults(measurements[:, faulty], scores[faulty], labels[faulty], size_rows, seen)
-    usable = np.flatnonzero(sound)
-    repeated = _repeats(measurements[:, usable], scores[usable], labels[usable])
+    outcomes = np.empty(len(scores), dtype=np.int8)
+    outcomes.fill(Outcome.TOO_WEAK_TO_START)
+    usable = np.arange(len(scores))
+    if len(scores) and not _all_sound(seen, min_score, size_rows):
+        reasons = _faults(seen, min_score, size_rows)
+        faulty = reasons > 0
+        outcomes[faulty] = reasons[faulty]
+        usable = (~faulty).nonzero()[0]
+    repeated = _repeats(measurements, scores, labels, usable)
     if len(repeated):
         outcomes[usable[repeated]] = Outcome.DUPLICATE
         usable = np.delete(usable, repeated)
     return outcomes, usable
 
 
-def _faults(measurements: Array, scores: Array, labels: Array, size_rows: slice, seen: Observations) -> Array:
-    """The first reason that holds, (N,), of detections that cannot be used."""
-    reasons = (
-        (Outcome.NOT_FINITE, ~(np.isfinite(measurements).all(axis=0) & np.isfinite(scores))),
-        (Outcome.OUT_OF_RANGE, (np.abs(measurements) > _LIMIT).any(axis=0)),
-        (Outcome.NO_SIZE, (measurements[size_rows] <= 0.0).any(axis=0)),
-        (Outcome.UNKNOWN_LABEL, (labels < 0) | (labels >= seen.class_count)),
-    )
-    return np.select([holds for _, holds in reasons], [reason for reason, _ in reasons], Outcome.LOW_SCORE)
+def _all_sound(seen: Observations, min_score: float, size_rows: slice) -> bool:
+    """Whether no detection has a fault: six numbers tell, as NaN fails every comparison. The usual case, and quick."""
+    low, high = np.minimum.reduce, np.maximum.reduce
+    measurements, scores, labels = seen.measurements, seen.scores, seen.labels
+    with np.errstate(invalid="ignore"):
+        return bool(
+            low(measurements, axis=None) >= -_LIMIT
+            and high(measurements, axis=None) <= _LIMIT
+            and low(measurements[size_rows], axis=None) > 0.0
+            and low(scores) >= min_score
+            and high(scores) < np.inf
+            and low(labels) >= 0
+            and high(labels) < seen.class_count
+        )
 
 
-def _repeats(measurements: Array, scores: Array, labels: Array) -> Array:
-    """Indices of the detections that repeat another one's box and label; of equals the best score stays."""
-    ranked = np.sort(measurements[0])
+def _faults(seen: Observations, min_score: float, size_rows: slice) -> Array:
+    """The first reason that holds for each detection, (N,); 0 where there is none."""
+    measurements, scores, labels = seen.measurements, seen.scores, seen.labels
+    with np.errstate(invalid="ignore"):
+        reasons = (
+            (Outcome.NOT_FINITE, ~(np.isfinite(measurements).all(axis=0) & np.isfinite(scores))),
+            (Outcome.OUT_OF_RANGE, (np.abs(measurements) > _LIMIT).any(axis=0)),
+            (Outcome.NO_SIZE, (measurements[size_rows] <= 0.0).any(axis=0)),
+            (Outcome.UNKNOWN_LABEL, (labels < 0) | (labels >= seen.class_count)),
+            (Outcome.LOW_SCORE, scores < min_score),
+        )
+    return np.select([holds for _, holds in reasons], [int(reason) for reason, _ in reasons], 0)
+
+
+def _repeats(measurements: Array, scores: Array, labels: Array, usable: Array) -> Array:
+    """Which of the usable detections repeat another one's box and label; of equals the best score stays."""
+    ranked = measurements[0].take(usable)
+    ranked.sort()
     if not (ranked[1:] == ranked[:-1]).any():
-        return np.zeros(0, dtype=np.intp)
+        return usable[:0]
+    measurements, scores, labels = measurements[:, usable], scores[usable], labels[usable]
     # Sorted by box and label, then by falling score: of equal boxes the first is the best, and the others repeat it.
     keys = np.vstack([measurements, labels])
     order = np.lexsort(np.vstack([-scores, keys]))

@@ -26,6 +26,7 @@ from tracking.screening import Observations, Outcome, screen
 
 Array = NDArray[Any]
 
+_OF_CONFIRMED = np.array([Outcome.TENTATIVE, Outcome.MATCHED], dtype=np.int8)
 _ID, _HITS, _STREAK, _CONFIRMED, _FIRST_NS, _LAST_NS, _VOTES = range(7)
 
 
@@ -152,13 +153,13 @@ class TrackTable:
 
     def update(self, tracks: Array, seen: Observations) -> None:
         """Note one detection for each of the tracks at these indices."""
-        numbers = self._numbers
-        streaks = numbers[_STREAK, tracks] + 1
-        numbers[_STREAK] = 0
-        numbers[_STREAK, tracks] = streaks
-        numbers[_HITS, tracks] += 1
-        numbers[_LAST_NS, tracks] = seen.stamp_ns
-        numbers[_VOTES + seen.labels, tracks] += 1
+        continued = self._numbers.take(tracks, axis=1)
+        continued[_STREAK] += 1
+        continued[_HITS] += 1
+        continued[_LAST_NS] = seen.stamp_ns
+        continued[_VOTES + seen.labels, np.arange(len(tracks))] += 1
+        self._numbers[_STREAK] = 0
+        self._numbers[:, tracks] = continued
         self.scores[tracks] = seen.scores
 
 
@@ -204,6 +205,7 @@ class Tracker:
         self.steps = 0
         self._stamp_ns: int | None = None
         self._next_id = 1
+        self._limits_ns = np.array([round(config.max_tentative_age_s * 1e9), round(config.max_age_s * 1e9)])
 
     def step(self, seen: Observations) -> Step:
         """Take in the detections of one instant and account for each of them.
@@ -212,7 +214,8 @@ class Tracker:
         """
         dt_s = self._advance(seen)
         outcomes, usable = screen(seen, self.config.min_score, self.motion.size_rows)
-        track_ids = np.full(len(outcomes), -1, dtype=np.int64)
+        track_ids = np.empty(len(outcomes), dtype=np.int64)
+        track_ids.fill(-1)
         candidates = seen if len(usable) == len(outcomes) else seen.take(usable)
 
         forgotten_ids = self._forget(seen.stamp_ns)
@@ -220,13 +223,13 @@ class Tracker:
         pairs = self.associate(self.table, self.motion, candidates)
 
         self._update(pairs.rows, candidates.take(pairs.columns))
-        matched = usable[pairs.columns]
-        track_ids[matched] = self.table.ids[pairs.rows]
-        outcomes[matched] = np.where(self.table.confirmed[pairs.rows], Outcome.MATCHED, Outcome.TENTATIVE)
+        matched = usable.take(pairs.columns)
+        track_ids[matched] = self.table.ids.take(pairs.rows)
+        outcomes[matched] = _OF_CONFIRMED.take(self.table.confirmed.take(pairs.rows))
 
         fresh = pairs.unmatched_columns
-        fresh = fresh[candidates.scores[fresh] >= self.config.start_score]
         if len(fresh):
+            fresh = fresh[candidates.scores[fresh] >= self.config.start_score]
             outcomes[usable[fresh]] = Outcome.NEW
             track_ids[usable[fresh]] = self._start(candidates.take(fresh))
         return Step(seen.stamp_ns, outcomes, track_ids, forgotten_ids)
@@ -236,7 +239,8 @@ class Tracker:
         if self._stamp_ns is None:
             return np.zeros(0, dtype=np.intp)
         table, config = self.table, self.config
-        return np.flatnonzero((table.confirmed > 0) & (table.last_ns >= self._stamp_ns - round(config.coast_s * 1e9)))
+        recent = table.last_ns >= self._stamp_ns - round(config.coast_s * 1e9)
+        return (recent & (table.confirmed > 0)).nonzero()[0]
 
     def _advance(self, seen: Observations) -> float:
         """Set the time to that of the detections; returns the time since the last step, in seconds."""
@@ -255,9 +259,8 @@ class Tracker:
 
     def _forget(self, stamp_ns: int) -> Array:
         """End the tracks that have not been seen for too long; returns their ids."""
-        table, config = self.table, self.config
-        limits_ns = np.array([round(config.max_tentative_age_s * 1e9), round(config.max_age_s * 1e9)])
-        alive = stamp_ns - table.last_ns <= limits_ns[table.confirmed]
+        table = self.table
+        alive = stamp_ns - table.last_ns <= self._limits_ns.take(table.confirmed)
         if alive.all():
             return np.zeros(0, dtype=np.int64)
         forgotten_ids: Array = table.ids[~alive]
@@ -274,7 +277,7 @@ class Tracker:
         if config.min_streak:
             table.confirmed[:] = (table.streaks >= config.min_streak) | (self.steps <= config.warm_up_steps)
         else:
-            sure = (table.hits[tracks] >= config.min_hits) | (seen.scores >= config.confirm_score)
+            sure = (table.hits.take(tracks) >= config.min_hits) | (seen.scores >= config.confirm_score)
             table.confirmed[tracks] |= sure
 
     def _start(self, seen: Observations) -> Array:

@@ -26,8 +26,10 @@ class Message:
 
     def _shape(self, name: str, dtype: Any, *shape: int | None) -> None:
         """Cast the named array to dtype (no copy where it already fits) and check its shape; None is any length."""
-        with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is inf: for components to judge
-            array = np.asarray(getattr(self, name), dtype=dtype)
+        array = getattr(self, name)
+        if type(array) is not np.ndarray or array.dtype != dtype:
+            with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is inf: for components to judge
+                array = np.asarray(array, dtype=dtype)
         if len(array.shape) != len(shape) or any(
             want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
         ):
@@ -261,3 +263,40 @@ class Tracks3D(Detections3D):
             self._shape("covariances", np.float64, n, 6, 6)
         if self.unseen_s is not None:
             self._shape("unseen_s", np.float32, n)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions(Message):
+    """Where tracks will be: K hypotheses for each of N tracks, at H times after stamp_ns, in the D coordinates of
+    frame_id (x, y in px; x, y, z in m).
+
+    ids (N,) int64; horizons_s (H,) float64, ascending; positions (N, K, H, D) float64 of the box's centre; covariances
+    (N, K, H, D, D) float64; mode_probabilities (N, K) float64, each row sums to 1.
+    """
+
+    ids: Array
+    horizons_s: Array
+    positions: Array
+    covariances: Array
+    mode_probabilities: Array
+
+    def __post_init__(self) -> None:
+        self._shape("ids", np.int64, None)
+        self._shape("horizons_s", np.float64, None)
+        n, h = len(self.ids), len(self.horizons_s)
+        self._shape("positions", np.float64, n, None, h, None)
+        k, d = self.positions.shape[1], self.positions.shape[3]
+        self._shape("covariances", np.float64, n, k, h, d, d)
+        self._shape("mode_probabilities", np.float64, n, k)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NextLook(Message):
+    """When the next frame has to be looked at for the tracks of stamp_ns to stay within their error budgets.
+
+    due_ns: a stamp of the same clock; reason: which limit comes first; critical_id: the track that sets it, -1 if none.
+    """
+
+    due_ns: int
+    reason: str
+    critical_id: int = -1
