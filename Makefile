@@ -21,7 +21,9 @@ lint: .venv/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Without the peers, as offline, bench measures our trackers alone, and says so.
 bench: .venv/bench.stamp
+	@$(MAKE) --no-print-directory .venv-peers/stamp || echo "The peers of tests/benchmarks/peers could not be installed"
 	$(BIN)/python tests/benchmarks/run_all.py --json $(OUT)/bench.json
 
 # Remakes the demo recording, byte for byte.
@@ -40,6 +42,14 @@ demo-recording: .venv/run.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
 	@touch .venv/run.stamp .venv/test.stamp $@
 
+# Trackers of others, whose dependencies exclude ours and one another: see peers.txt.
+.venv-peers/stamp: $(addprefix tests/benchmarks/peers/,requirements.txt peers.txt) | .venv/bin/pip
+	@rm -f $@
+	$(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers/requirements.txt
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement tests/benchmarks/peers/peers.txt
+	@touch $@
+
 # Debian and Ubuntu keep venv in a package of its own.
 .venv/bin/pip:
 	@test -n "$(PYTHON)" || { echo "Tercel needs Python 3.10 to 3.12: sudo apt-get install python3 python3-venv"; exit 2; }
@@ -49,4 +59,4 @@ demo-recording: .venv/run.stamp
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build dist $(OUT) *.egg-info
+	rm -rf .venv .venv-peers build dist $(OUT) *.egg-info

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import tercel
+from tercel.cli_tracking import add_evaluate, add_track
 from tercel.core.errors import UserError, nearest_hint
+from tercel.terminal import Progress, add_verb, parse_pairs, typed_settings, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,20 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tercel", description=tercel.__doc__)
     parser.add_argument("--version", action="version", version=f"tercel {tercel.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_replay, _add_info, _add_import, _add_world):
+    for add in (_add_replay, _add_info, _add_import, _add_world, add_track, add_evaluate):
         add(verbs)
-    return parser
-
-
-def _verb(verbs: Any, name: str, run: Callable[..., int], summary: str, examples: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=summary,
-        description=summary,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=run)
     return parser
 
 
@@ -71,7 +59,7 @@ def _verb(verbs: Any, name: str, run: Callable[..., int], summary: str, examples
 
 
 def _add_replay(verbs: Any) -> None:
-    parser = _verb(
+    parser = add_verb(
         verbs,
         "replay",
         _replay,
@@ -112,8 +100,8 @@ def _replay(args: argparse.Namespace) -> int:
         graph=args.graph,
         out=args.out or Path("out") / args.recording.stem,
         seed=args.seed,
-        models=_pairs(args.model, "=", "--model", default_key="detector"),
-        remap=_pairs(args.remap, ":=", "--remap"),
+        models=parse_pairs(args.model, "=", "--model", default_key="detector"),
+        remap=parse_pairs(args.remap, ":=", "--remap"),
         charge=args.charge,
         threads=args.threads,
         report=not args.no_report,
@@ -122,7 +110,7 @@ def _replay(args: argparse.Namespace) -> int:
     progress = Progress("replay")
     summary, table = run_replay(options, print, progress)
     if args.json:
-        _write_json(args.json, summary)
+        write_json(args.json, summary)
     print(table)
     for name in ("result.mcap", "summary.json", "report.html"):
         if (options.out / name).exists():
@@ -141,25 +129,11 @@ def _command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _pairs(values: Iterable[str], separator: str, option: str, default_key: str | None = None) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for value in values:
-        key, found, right = value.partition(separator)
-        if not found:
-            if default_key is None:
-                raise UserError(f"{option} {value}: write KEY{separator}VALUE")
-            key, right = default_key, value
-        if key in pairs:
-            raise UserError(f"{option}: {key!r} is given twice")
-        pairs[key] = right
-    return pairs
-
-
 # --- info ----------------------------------------------------------------------------------------------------------
 
 
 def _add_info(verbs: Any) -> None:
-    parser = _verb(
+    parser = add_verb(
         verbs,
         "info",
         _info,
@@ -175,7 +149,7 @@ def _info(args: argparse.Namespace) -> int:
 
     info = describe(args.recording)
     if args.json:
-        _write_json(args.json, info)
+        write_json(args.json, info)
     print(info_table(info))
     return 0
 
@@ -184,7 +158,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _add_import(verbs: Any) -> None:
-    parser = _verb(
+    parser = add_verb(
         verbs,
         "import",
         _import,
@@ -218,14 +192,14 @@ def _import(args: argparse.Namespace) -> int:
         raise UserError(f"unknown format {args.format!r}; {nearest_hint(args.format, FORMATS)}")
     _check_output(args.output, args.source)
     importer = FORMATS[args.format]
-    options = importer.parse_options(_pairs(args.set, "=", "--set"))
+    options = importer.parse_options(parse_pairs(args.set, "=", "--set"))
     problems: list[str] = []
     messages = importer.read(args.source, problems=problems, **options)
     counts = _write_recording(args.output, messages, args.compression, "import")
     for problem in problems:
         print(f"skipped: {problem}", file=sys.stderr)
     if args.json:
-        _write_json(args.json, {"output": args.output.name, "counts": counts, "problems": problems})
+        write_json(args.json, {"output": args.output.name, "counts": counts, "problems": problems})
     return _print_counts(args.output, counts)
 
 
@@ -270,7 +244,7 @@ def _print_counts(output: Path, counts: dict[str, int]) -> int:
 
 
 def _add_world(verbs: Any) -> None:
-    parser = _verb(
+    parser = add_verb(
         verbs,
         "world",
         _world,
@@ -293,70 +267,18 @@ def _world(args: argparse.Namespace) -> int:
     if args.name not in WORLDS:
         raise UserError(f"unknown world {args.name!r}; {nearest_hint(args.name, WORLDS)}")
     _check_output(args.output)
-    kinds = {f.name: type(f.default) for f in fields(WorldConfig) if f.name not in ("name", "seed")}
-    options = _world_settings(args, kinds)
+    defaults = {f.name: f.default for f in fields(WorldConfig) if f.name not in ("name", "seed")}
+    options = typed_settings(parse_pairs(args.set, "=", "--set"), defaults, "--set")
     config = config_from_mapping(WorldConfig, {"name": args.name, "seed": args.seed, **options}, where="world")
     counts = _write_recording(args.output, generate(config), args.compression, "world")
     if args.json:
-        _write_json(args.json, {"output": args.output.name, "counts": counts})
+        write_json(args.json, {"output": args.output.name, "counts": counts})
     return _print_counts(args.output, counts)
-
-
-def _world_settings(args: argparse.Namespace, kinds: dict[str, type]) -> dict[str, Any]:
-    """The settings, with the types that WorldConfig's defaults have."""
-    settings: dict[str, Any] = {}
-    for key, text in _pairs(args.set, "=", "--set").items():
-        if key not in kinds:
-            raise UserError(f"--set {key}: no such setting; {nearest_hint(key, kinds)}")
-        kind = kinds[key]
-        try:
-            settings[key] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
-        except ValueError:
-            raise UserError(f"--set {key}={text}: {kind.__name__} is wanted") from None
-    return settings
 
 
 def _add_compression(parser: argparse.ArgumentParser) -> None:
     choices = ("none", "lz4", "zstd")
     parser.add_argument("--compression", choices=choices, default="zstd", help="of the chunks (default zstd)")
-
-
-# --- shared --------------------------------------------------------------------------------------------------------
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-class Progress:
-    """A line on the terminal that says how far the work is; silent where stderr is no terminal."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._began_s = time.monotonic()
-        self._next_s = 0.0
-
-    def __call__(self, fraction: float) -> None:
-        """Show a bar, at most ten times a second."""
-        filled = int(30 * min(max(fraction, 0.0), 1.0))
-        self._show(f"[{'#' * filled}{'.' * (30 - filled)}] {100 * fraction:3.0f} %")
-
-    def count(self, done: int) -> None:
-        """Show a number, for work whose end is not known."""
-        self._show(f"{done} messages")
-
-    def _show(self, text: str) -> None:
-        now_s = time.monotonic()
-        if self._shown and now_s >= self._next_s:
-            self._next_s = now_s + 0.1
-            print(f"\r{self._label} {text} {now_s - self._began_s:.0f} s\033[K", end="", file=sys.stderr, flush=True)
-
-    def done(self) -> None:
-        """Clear the line."""
-        if self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

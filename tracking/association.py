@@ -100,7 +100,7 @@ def paired_iou(first_xyxy: Array, second_xyxy: Array) -> Array:
 
 
 def pairwise_giou(first_xyxy: Array, second_xyxy: Array) -> Array:
-    """Generalised IoU (N, M), -1 to 1 (Rezatofighi et al., 2019): IoU - (hull - union) / hull; -1 without area or with NaN.
+    """Generalised IoU (N, M), -1 to 1 (Rezatofighi et al., 2019): IoU - (hull - union) / hull; -1 without area.
 
     It tells near from far where boxes do not overlap.
     """

@@ -6,6 +6,7 @@ tracks, some detections and a cost, and settles what it can; the next stage has 
 - `ByOverlap`: SORT (Bewley et al., 2016). One stage, by IoU.
 - `ByScore`: BYTE (Zhang et al., ByteTrack, 2022). Strong detections first; weak ones may only continue a track.
 - `ObservationCentric`: OC-SORT (Cao et al., 2023). IoU and consistency of direction, then the last observation.
+- `Combined`: ours, of what `tests/benchmarks/bench_trackers.py` shows to help.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.association import Assignment, Pairs, assign, assignment, overlapping_pairs
+from tracking.association import Assignment, Pairs, assign, assignment, overlapping_pairs, paired_iou
 from tracking.image_motion import ImageMotion, corners
 from tracking.screening import Observations
 from tracking.tracker import TrackTable
@@ -24,6 +25,7 @@ from tracking.tracker import TrackTable
 Array = NDArray[Any]
 
 _NONE = np.zeros(0, dtype=np.intp)
+_ANY = 9.0  # a gate that no cost reaches: the pairs were gated before
 
 
 class Stages:
@@ -76,6 +78,7 @@ class ByOverlap:
     class_aware: bool = True
 
     def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        """Tracks are rows, detections columns."""
         predicted, boxes = motion.boxes_xyxy_px, corners(seen.measurements)
         pairs = of_one_class(overlapping_pairs(predicted, boxes), table, seen, self.class_aware)
         # As published: a pair below min_iou takes part in the sum, where it may stand in another's way, and is dropped.
@@ -95,6 +98,7 @@ class ByScore:
     class_aware: bool = True
 
     def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        """Tracks are rows, detections columns."""
         pairs = overlapping_pairs(motion.boxes_xyxy_px, corners(seen.measurements))
         pairs = of_one_class(pairs, table, seen, self.class_aware)
         fused = pairs.at(1.0 - (1.0 - pairs.costs) * seen.scores[pairs.columns])
@@ -118,6 +122,7 @@ class ObservationCentric:
     class_aware: bool = True
 
     def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        """Tracks are rows, detections columns."""
         boxes = corners(seen.measurements)
         pairs = of_one_class(overlapping_pairs(motion.boxes_xyxy_px, boxes), table, seen, self.class_aware)
         near = pairs.where(pairs.costs <= 1.0 - self.min_iou)
@@ -129,8 +134,58 @@ class ObservationCentric:
         return stages.result()
 
 
+@dataclass(frozen=True)
+class Combined:
+    """Ours. The overlap counts less the more the heights differ, because a person's or car's height changes slowly and
+    tells the near from the far (Hybrid-SORT's height modulated IoU, Yang et al., 2024; here with a power of the ratio);
+    a direction kept is a bonus (OC-SORT). Confirmed tracks choose first, then tentative ones; of what is left, boxes
+    that come close when both are grown by `reach` (C-BIoU, Yang et al., 2023); last, the place where a track was last
+    seen.
+    """
+
+    min_iou: float = 0.3
+    height_power: float = 2.0
+    direction_weight: float = 0.3
+    reach: float = 0.3  # boxes are grown by this part of their size on each side
+    min_grown_iou: float = 0.2
+    class_aware: bool = True
+
+    def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
+        """Tracks are rows, detections columns."""
+        boxes, measurements = motion.boxes, seen.measurements
+        grown = overlapping_pairs(corners(boxes, self.reach), corners(measurements, self.reach))
+        grown = of_one_class(grown, table, seen, self.class_aware)
+        near = self._by_height(grown.at(_costs(boxes, measurements, grown)), boxes, measurements)
+        near = near.where(near.costs < 1.0 - self.min_iou)
+        if self.direction_weight and len(near.rows):
+            agreement = direction_agreement(motion.memory, measurements, near)
+            near = near.at(near.costs - self.direction_weight * agreement)
+        stages = Stages(grown.shape)
+        confirmed = table.confirmed.take(near.rows) > 0
+        stages.settle(near.where(confirmed), _ANY)
+        stages.settle(near.where(~confirmed), _ANY)
+        if stages.open:
+            stages.settle(self._by_height(grown, boxes, measurements), 1.0 - self.min_grown_iou)
+        if stages.open:
+            last = overlapping_pairs(corners(motion.seen_boxes), corners(measurements), self.min_iou)
+            last = self._by_height(of_one_class(last, table, seen, self.class_aware), motion.seen_boxes, measurements)
+            stages.settle(last, 1.0 - self.min_iou)
+        return stages.result()
+
+    def _by_height(self, pairs: Pairs, boxes: Array, measurements: Array) -> Pairs:
+        """The pairs with their overlap, 1 - cost, times a power of the ratio of the smaller to the larger height."""
+        ratios = boxes[3].take(pairs.rows) / measurements[3].take(pairs.columns)
+        return pairs.at(1.0 - (1.0 - pairs.costs) * np.minimum(ratios, 1.0 / ratios) ** self.height_power)
+
+
+def _costs(boxes: Array, measurements: Array, pairs: Pairs) -> Array:
+    """1 - IoU of pairs of boxes cx, cy, w, h (4, N) and (4, M)."""
+    first, second = corners(boxes.take(pairs.rows, axis=1)), corners(measurements.take(pairs.columns, axis=1))
+    return 1.0 - paired_iou(first, second)
+
+
 def direction_agreement(memory: Array, measurements: Array, pairs: Pairs) -> Array:
-    """1/2 - angle / pi for each pair (K,), between the way a track went and the way to the detection: 1/2 is straight on.
+    """1/2 - angle / pi for each pair (K,), of the way a track went and the way to the detection: 1/2 is straight on.
 
     memory (S, 4, T): boxes of the last steps, newest first, NaN where unseen (`ImageMotion.memory`, after predict, so
     that the first is the step to come). The way of a track leads from its oldest remembered box to its newest, the way

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 def start(measurements: Array, variances: ArrayLike, velocity_variances: ArrayLike) -> Array:
     """States (5, D, N) of tracks seen once, at the measurements (D, N) and at rest; variances broadcast to (D, N)."""
-    state = np.zeros((5, *measurements.shape), dtype=measurements.dtype)
+    state: Array = np.zeros((5, *measurements.shape), dtype=measurements.dtype)
     state[0] = measurements
     state[2] = variances
     state[4] = velocity_variances
@@ -44,7 +44,7 @@ def white_noise_acceleration(dt: float, psd: Array) -> Array:
 def predict(state: Array, dt: ArrayLike, noise: ArrayLike) -> Array:
     """States dt later. dt is a number or (N,), in the velocities' unit of time; noise, (3, D, N) or broadcast to it,
     is added to the variances and the covariance."""
-    later = state.copy()
+    later: Array = state.copy()
     position, velocity, variance, covariance, velocity_variance = later
     carried = velocity_variance * dt
     position += velocity * dt
@@ -56,7 +56,7 @@ def predict(state: Array, dt: ArrayLike, noise: ArrayLike) -> Array:
 
 def update(state: Array, measurements: Array, variances: ArrayLike) -> Array:
     """States after one measurement (D, N) of each track's position, with variances r broadcast to (D, N)."""
-    updated = state.copy()
+    updated: Array = state.copy()
     position, velocity, variance, covariance, velocity_variance = updated
     inverse = 1.0 / (variance + variances)
     weighted = (measurements - position) * inverse

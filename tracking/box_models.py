@@ -3,7 +3,7 @@
 Each turns boxes cx, cy, w, h (4, N) in pixels into the coordinates that are filtered, and back, and gives the
 variances of `tracking.axis_kalman`: of a measurement, of a new track's rates, and what time adds.
 
-- `ScaleRatioBox`: SORT (Bewley et al., 2016, and its code): area and aspect ratio, fixed noise per frame, ratio constant.
+- `ScaleRatioBox`: SORT (Bewley et al., 2016, and its code): area and aspect ratio, fixed noise per frame.
 - `HeightBox`: DeepSORT and ByteTrack (Wojke et al., 2017): aspect ratio and height, noise as a fraction of the height.
 - `SizeBox`: ours: width and height, all noise as a fraction of the scale sqrt(w h), and process noise per second, so
   that one configuration serves every frame rate.
@@ -67,35 +67,35 @@ class ScaleRatioBox:
 
     frame_period_s: float
 
-    def measure(self, boxes: Array) -> Array:  # noqa: D102
-        coordinates = boxes.copy()
+    def measure(self, boxes: Array) -> Array:
+        coordinates: Array = boxes.copy()
         np.multiply(boxes[2], boxes[3], out=coordinates[2])
         np.divide(boxes[2], boxes[3], out=coordinates[3])
         return coordinates
 
-    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
-        boxes = coordinates.copy()
+    def boxes(self, coordinates: Array) -> Array:
+        boxes: Array = coordinates.copy()
         _, _, area, ratio = coordinates
         np.sqrt(np.maximum(area * ratio, MIN_SIZE_PX**2), out=boxes[2])
         np.divide(np.maximum(area, MIN_SIZE_PX**2), boxes[2], out=boxes[3])
         return boxes
 
-    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002
         return _SORT_MEASUREMENT
 
-    def position_variances(self, coordinates: Array) -> Array:  # noqa: ARG002, D102
+    def position_variances(self, coordinates: Array) -> Array:  # noqa: ARG002
         return np.full((4, 1), 10.0)
 
-    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: ARG002, D102
+    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: ARG002
         return np.array([[1e4], [1e4], [1e4], [0.0]]) / self.frame_period_s**2
 
-    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: ARG002, D102
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: ARG002
         frames, per_s = dt_s / self.frame_period_s, 1.0 / self.frame_period_s**2
         noise: Array = frames * _SORT_PROCESS
         noise[2] *= per_s
         return noise
 
-    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+    def stop_shrinking(self, state: Array) -> None:
         area, rate = state[0, 2], state[1, 2]
         gone = area <= 0.0
         if gone.any():
@@ -110,32 +110,32 @@ class HeightBox:
     position_noise: float = 1.0 / 20.0  # standard deviation as a fraction of the height
     velocity_noise: float = 1.0 / 160.0  # per frame
 
-    def measure(self, boxes: Array) -> Array:  # noqa: D102
-        coordinates = boxes.copy()
+    def measure(self, boxes: Array) -> Array:
+        coordinates: Array = boxes.copy()
         np.divide(boxes[2], boxes[3], out=coordinates[2])
         return coordinates
 
-    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
-        boxes = coordinates.copy()
+    def boxes(self, coordinates: Array) -> Array:
+        boxes: Array = coordinates.copy()
         np.maximum(coordinates[2] * coordinates[3], MIN_SIZE_PX, out=boxes[2])
         return boxes
 
-    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002, D102
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: ARG002
         return self._variances(coordinates, self.position_noise, 0.1)
 
-    def position_variances(self, coordinates: Array) -> Array:  # noqa: D102
+    def position_variances(self, coordinates: Array) -> Array:
         return self._variances(coordinates, 2.0 * self.position_noise, 0.01)
 
-    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: D102
+    def velocity_variances(self, coordinates: Array) -> Array:
         return self._variances(coordinates, 10.0 * self.velocity_noise, 1e-5) / self.frame_period_s**2
 
-    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: D102
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:
         position = self._variances(coordinates, self.position_noise, 0.01)
         rate = self._variances(coordinates, self.velocity_noise, 1e-5) / self.frame_period_s**2
         noise: Array = np.array([position, np.zeros_like(position), rate])
         return noise * (dt_s / self.frame_period_s)
 
-    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+    def stop_shrinking(self, state: Array) -> None:
         _stop_below_minimum(state, slice(3, 4))
 
     @staticmethod
@@ -155,28 +155,28 @@ class SizeBox:
     initial_speed: float = 1.0  # standard deviation of a new track's rates, scales / s
     score_power: float = 0.0  # the noise of a detection with score p is larger by p^-score_power
 
-    def measure(self, boxes: Array) -> Array:  # noqa: D102
+    def measure(self, boxes: Array) -> Array:
         return boxes
 
-    def boxes(self, coordinates: Array) -> Array:  # noqa: D102
+    def boxes(self, coordinates: Array) -> Array:
         return coordinates
 
-    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:  # noqa: D102
+    def measurement_variances(self, coordinates: Array, scores: Array) -> Array:
         variances = self.measurement_noise**2 * _areas(coordinates)
         if self.score_power:
             variances *= np.clip(scores, 0.01, 1.0) ** (-2.0 * self.score_power)
         return variances
 
-    def position_variances(self, coordinates: Array) -> Array:  # noqa: D102
+    def position_variances(self, coordinates: Array) -> Array:
         return self.measurement_noise**2 * _areas(coordinates)
 
-    def velocity_variances(self, coordinates: Array) -> Array:  # noqa: D102
+    def velocity_variances(self, coordinates: Array) -> Array:
         return self.initial_speed**2 * _areas(coordinates)
 
-    def process_noise(self, coordinates: Array, dt_s: float) -> Array:  # noqa: D102
+    def process_noise(self, coordinates: Array, dt_s: float) -> Array:
         return axis_kalman.white_noise_acceleration(dt_s, self.acceleration_noise**2 * _areas(coordinates)[None])
 
-    def stop_shrinking(self, state: Array) -> None:  # noqa: D102
+    def stop_shrinking(self, state: Array) -> None:
         _stop_below_minimum(state, slice(2, 4))
 
 

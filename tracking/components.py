@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Tracker2D(Component):
     `last_step` is the account of the latest detections. The subclasses track by other rules.
     """
 
-    Config: type[Any] = Tracker2DConfig
+    Config: ClassVar[type[Any]] = Tracker2DConfig
     detections = Input(Detections2D)
     tracks = Output(Tracks2D)
 
@@ -61,19 +61,19 @@ class Tracker2D(Component):
 class Sort(Tracker2D):
     """SORT, as published; see `tracking.sort`."""
 
-    Config = SortConfig
+    Config: ClassVar[type[Any]] = SortConfig
 
 
 class ByteTrack(Tracker2D):
     """ByteTrack; see `tracking.bytetrack`."""
 
-    Config = ByteTrackConfig
+    Config: ClassVar[type[Any]] = ByteTrackConfig
 
 
 class OcSort(Tracker2D):
     """OC-SORT; see `tracking.ocsort`."""
 
-    Config = OcSortConfig
+    Config: ClassVar[type[Any]] = OcSortConfig
 
 
 class Tracker3D(Component):

@@ -31,7 +31,8 @@ class ImageMotion:
 
     state (5, 4, T): see `tracking.axis_kalman`. seen_boxes (4, T): the last detection. With memory_steps, the boxes at
     the last so many steps, newest first, are kept in `memory` (memory_steps, 4, T), NaN where a track was not seen.
-    show_detections: report the last detection and not the filter's box.
+    shown_gains: how far the box that is reported of a track, in place and in size, goes from the filter's to that of
+    the detection; (1, 1) is the detection itself. What makes the best prediction is smoother than the best estimate.
     """
 
     size_rows = slice(2, 4)
@@ -42,13 +43,14 @@ class ImageMotion:
         *,
         memory_steps: int = 0,
         reupdate_period_s: float | None = None,
-        show_detections: bool = False,
+        shown_gains: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.model = model
         self.state = np.zeros((5, 4, 0))
         self.seen_boxes = np.zeros((4, 0))
         self.memory = np.zeros((memory_steps, 4, 0))
-        self._show_detections = show_detections
+        self._shown_gains = np.repeat(np.array(shown_gains), 2)[:, None] if any(shown_gains) else None
+        self._offsets = np.zeros((4, 0))  # of the box that is reported from the filter's, with shown_gains
         self._reupdate_period_s = reupdate_period_s
         self._seen_states = self.state  # at the last detections, where re-update needs them
         self._unseen_s = np.zeros(0)
@@ -78,12 +80,13 @@ class ImageMotion:
 
     def shown_xyxy_px(self, tracks: Array) -> Array:
         """What is reported of the tracks at these indices, (N, 4) float64."""
-        if self._show_detections:
-            return corners(self.seen_boxes[:, tracks])
-        return corners(self.model.boxes(self.state[0].take(tracks, axis=1)))
+        boxes = self.model.boxes(self.state[0].take(tracks, axis=1))
+        if self._shown_gains is not None:
+            boxes = boxes + self._offsets.take(tracks, axis=1)
+        return corners(boxes)
 
     def center_rates(self, tracks: Array) -> tuple[Array, Array]:
-        """Of the tracks at these indices: velocities of the centre (N, 2), and covariances (N, 4, 4) of x, y, vx, vy."""
+        """Velocities of the centre (N, 2) and covariances (N, 4, 4) of x, y, vx, vy of the tracks at these indices."""
         state = self.state[:, :2].take(tracks, axis=2)
         covariances = np.zeros((state.shape[2], 4, 4))
         covariances[:, _CENTER_ROWS, _CENTER_COLUMNS] = state[_CENTER_TERMS, _CENTER_AXES].T
@@ -92,6 +95,8 @@ class ImageMotion:
     def keep(self, tracks: Array) -> None:
         """Keep the tracks of a boolean mask."""
         self.state, self.seen_boxes = self.state[:, :, tracks], self.seen_boxes[:, tracks]
+        if self._shown_gains is not None:
+            self._offsets = self._offsets[:, tracks]
         if len(self.memory):
             self.memory = self.memory[:, :, tracks]
         if self._reupdate_period_s:
@@ -101,6 +106,8 @@ class ImageMotion:
         """Move all tracks dt_s forward; a box that shrinks to nothing stops there."""
         self.state = axis_kalman.predict(self.state, dt_s, self.model.process_noise(self.state[0], dt_s))
         self.model.stop_shrinking(self.state)
+        if self._shown_gains is not None:
+            self._offsets = np.zeros(self.seen_boxes.shape)
         if len(self.memory):
             self.memory = np.concatenate([np.full_like(self.memory[:1], np.nan), self.memory[:-1]])
         if self._reupdate_period_s:
@@ -117,6 +124,8 @@ class ImageMotion:
         variances = self.model.measurement_variances(larger, seen.scores)
         self.state[:, :, tracks] = updated = axis_kalman.update(predicted, measured, variances)
         self.seen_boxes[:, tracks] = seen.measurements
+        if self._shown_gains is not None:
+            self._offsets[:, tracks] = self._shown_gains * (seen.measurements - self.model.boxes(updated[0]))
         if len(self.memory):
             self.memory[0][:, tracks] = seen.measurements
         if self._reupdate_period_s:
@@ -128,6 +137,8 @@ class ImageMotion:
         new = axis_kalman.start(z, model.position_variances(z), model.velocity_variances(z))
         self.state = np.concatenate([self.state, new], axis=2)
         self.seen_boxes = np.concatenate([self.seen_boxes, seen.measurements], axis=1)
+        if self._shown_gains is not None:
+            self._offsets = np.concatenate([self._offsets, np.zeros(z.shape)], axis=1)
         if len(self.memory):
             memory = np.full((*self.memory.shape[:2], z.shape[1]), np.nan)
             memory[0] = seen.measurements
@@ -177,10 +188,11 @@ class ImageMotion:
         self.state[:, :, tracks] = state
 
 
-def corners(boxes: Array) -> Array:
-    """x1 y1 x2 y2 (N, 4) of boxes cx, cy, w, h (4, N)."""
-    result = np.empty_like(boxes)
-    half = boxes[2:] * 0.5
-    np.subtract(boxes[:2], half, out=result[:2])
-    np.add(boxes[:2], half, out=result[2:])
-    return result.T
+def corners(boxes: Array, reach: float = 0.0) -> Array:
+    """x1 y1 x2 y2 (N, 4) of boxes cx, cy, w, h (4, N), grown on each side by `reach` of their size."""
+    edges = np.empty_like(boxes)
+    half = boxes[2:] * (0.5 + reach)
+    np.subtract(boxes[:2], half, out=edges[:2])
+    np.add(boxes[:2], half, out=edges[2:])
+    result: Array = edges.T
+    return result

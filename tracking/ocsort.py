@@ -50,6 +50,6 @@ class OcSortConfig:
             ScaleRatioBox(self.frame_period_s),
             memory_steps=self.direction_frames + 2,
             reupdate_period_s=self.frame_period_s,
-            show_detections=True,
+            shown_gains=(1.0, 1.0),
         )
         return Tracker(life, motion, ObservationCentric(self.min_iou, self.inertia, self.class_aware))

@@ -27,6 +27,7 @@ class Outcome(IntEnum):
     UNKNOWN_LABEL = 14
     LOW_SCORE = 15
     DUPLICATE = 16  # the same box and label as another detection, whose score is at least as good
+    NO_COVARIANCE = 17  # another robot's track whose velocity or covariance cannot be one
 
     @property
     def rejected(self) -> bool:

@@ -75,6 +75,11 @@ class Step:
     forgotten_ids: Array
 
 
+def _column(row: int) -> Any:
+    """A property of `TrackTable`: one row of its numbers, (T,) int64, a view."""
+    return property(lambda table: table._numbers[row])
+
+
 class TrackTable:
     """The book of tracks, one column each, in the order of the motion's states.
 
@@ -90,40 +95,18 @@ class TrackTable:
     def __len__(self) -> int:
         return len(self.scores)
 
-    @property
-    def ids(self) -> Array:
-        """(T,) int64."""
-        return self._numbers[_ID]
-
-    @property
-    def hits(self) -> Array:
-        """(T,) int64."""
-        return self._numbers[_HITS]
-
-    @property
-    def streaks(self) -> Array:
-        """(T,) int64."""
-        return self._numbers[_STREAK]
-
-    @property
-    def confirmed(self) -> Array:
-        """(T,) int64, 0 or 1."""
-        return self._numbers[_CONFIRMED]
-
-    @property
-    def first_ns(self) -> Array:
-        """(T,) int64."""
-        return self._numbers[_FIRST_NS]
-
-    @property
-    def last_ns(self) -> Array:
-        """(T,) int64."""
-        return self._numbers[_LAST_NS]
+    ids = _column(_ID)
+    hits = _column(_HITS)
+    streaks = _column(_STREAK)
+    confirmed = _column(_CONFIRMED)
+    first_ns = _column(_FIRST_NS)
+    last_ns = _column(_LAST_NS)
 
     @property
     def votes(self) -> Array:
         """(C, T) int64."""
-        return self._numbers[_VOTES:]
+        rows: Array = self._numbers[_VOTES:]
+        return rows
 
     @property
     def labels(self) -> Array:
@@ -188,7 +171,9 @@ class Motion(Protocol):
 class Associate(Protocol):
     """Says which track, a row, goes with which detection, a column."""
 
-    def __call__(self, table: TrackTable, motion: Any, seen: Observations) -> Assignment: ...
+    def __call__(self, table: TrackTable, motion: Any, seen: Observations) -> Assignment:
+        """Every detection is usable: faulty ones were rejected before."""
+        ...
 
 
 class Tracker:
@@ -240,7 +225,8 @@ class Tracker:
             return np.zeros(0, dtype=np.intp)
         table, config = self.table, self.config
         recent = table.last_ns >= self._stamp_ns - round(config.coast_s * 1e9)
-        return (recent & (table.confirmed > 0)).nonzero()[0]
+        shown: Array = (recent & (table.confirmed > 0)).nonzero()[0]
+        return shown
 
     def _advance(self, seen: Observations) -> float:
         """Set the time to that of the detections; returns the time since the last step, in seconds."""

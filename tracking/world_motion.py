@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tercel.core.geometry import rotation_about_z, transform_points, wrap_angle
 from tercel.core.messages import Detections3D
-from tracking import kalman
+from tracking import kalman, motion_models
 from tracking.association import Assignment, Pairs, assign, near_pairs
 from tracking.associators import of_one_class
 from tracking.screening import Observations
@@ -111,12 +111,12 @@ class WorldMotion:
     def predict(self, dt_s: float) -> None:
         """Move all tracks dt_s forward."""
         horizontal, vertical = self.config.acceleration_noise_horizontal, self.config.acceleration_noise_vertical
-        psd = np.array([[horizontal**2], [horizontal**2], [vertical**2]])
-        self.state = kalman.predict(self.state, dt_s, psd)
+        psd = np.array([horizontal**2, horizontal**2, vertical**2])
+        self.state = kalman.predict(self.state, *motion_models.constant_velocity(dt_s, psd, 3))
 
     def likely_pairs(self, measurements: Array) -> Pairs:
         """The pairs of a track and a measurement that are near and likely, at their bird's-eye distance in metres."""
-        pairs = near_pairs(self.state.positions[:2].T, measurements[:2].T, self.config.gate_m)
+        pairs = near_pairs(self.state.mean[:2].T, measurements[:2].T, self.config.gate_m)
         candidates = measurements[:, pairs.columns]
         noise = self._noise(pairs.rows, candidates)
         squared = kalman.squared_mahalanobis(self.state.take(pairs.rows), candidates[:3], noise)
@@ -167,6 +167,7 @@ class ByDistance:
     config: Tracker3DConfig
 
     def __call__(self, table: TrackTable, motion: WorldMotion, seen: Observations) -> Assignment:
+        """Tracks are rows, detections columns."""
         pairs = of_one_class(motion.likely_pairs(seen.measurements), table, seen, self.config.class_aware)
         return assign(pairs, self.config.gate_m)
 

@@ -30,8 +30,10 @@ class Message:
         if type(array) is not np.ndarray or array.dtype != dtype:
             with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is inf: for components to judge
                 array = np.asarray(array, dtype=dtype)
-        if len(array.shape) != len(shape) or any(
-            want not in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        # Where all lengths are known, one comparison: trackers make messages thousands of times a second.
+        if array.shape != shape and (
+            len(array.shape) != len(shape)
+            or any(want not in (None, have) for want, have in zip(shape, array.shape, strict=True))
         ):
             raise ValueError(f"{type(self).__name__}.{name} has shape {array.shape}, not {shape}")
         object.__setattr__(self, name, array)
@@ -300,3 +302,23 @@ class NextLook(Message):
     due_ns: int
     reason: str
     critical_id: int = -1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RemoteTracks(Message):
+    """What another robot says that it tracks. stamp_ns: when it reached us, by OUR clock; frame_id: that of the tracks,
+    which both robots know.
+
+    robot: its name. tracks: its message, whose stamp_ns is by ITS clock. sent_ns: when it sent this, by its clock; None
+    if unknown. exchange_ns (4,) int64, or None where there was none: of a request and its answer, when we sent (our
+    clock), they received, they answered (theirs), we received (ours).
+    """
+
+    robot: str
+    tracks: Tracks3D
+    sent_ns: int | None = None
+    exchange_ns: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.exchange_ns is not None:
+            self._shape("exchange_ns", np.int64, 4)

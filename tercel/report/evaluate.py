@@ -20,7 +20,8 @@ from tercel.core.errors import Rejected
 from tercel.core.messages import Odometry, Tracks2D, Tracks3D, Transforms
 from tercel.hosts.recording import Recording
 from tercel.report.frames import Frames, StaticFrames, Trajectory
-from tracking.clear_mot import ClearMot, TrackSet, evaluate_distance, evaluate_iou
+from tracking.evaluation.clear import Clear, clear
+from tracking.evaluation.overlaps import TrackSet, iou_one_by_one, nearness, overlaps
 
 Array = NDArray[Any]
 
@@ -152,18 +153,22 @@ def _cover(tracks: list[_Objects], truth: list[_Objects], frames: Frames) -> dic
     """Recall, switches and mean error. Raises ValueError if an id occurs twice at one stamp."""
     stamps = sorted(m.stamp_ns for m in truth)
     if tracks[0].places.shape[1] == 4:
-        score = evaluate_iou(_boxes(truth), _boxes(tracks), min_iou=MIN_IOU, frames=stamps)
-        return _scores(score, "mean_iou", 1.0 - score.motp)
+        score = clear(overlaps(_boxes(truth), _boxes(tracks), iou_one_by_one, stamps), threshold=MIN_IOU)
+        return _scores(score, "mean_iou", score.motp)
     sensor = next((t.child_frame_id for t in frames.trajectories), "")
     truth_set, track_set = (_centers(messages, sensor, frames) for messages in (truth, tracks))
-    score = evaluate_distance(truth_set, track_set, gate_m=GATE_M, frames=stamps)
-    return {"within_m": REACH_M} | _scores(score, "centre_error_m", score.motp)
+    score = clear(overlaps(truth_set, track_set, nearness(GATE_M), stamps))
+    return {"within_m": REACH_M} | _scores(score, "centre_error_m", (1.0 - score.motp) * 2.0 * GATE_M)
 
 
-def _scores(score: ClearMot, name: str, value: float) -> dict[str, Any]:
-    finite = {"recall": score.recall, name: value}
-    rounded = {key: None if np.isnan(number) else round(float(number), 4) for key, number in finite.items()}
-    return {"truth_boxes": score.truths, **rounded, "id_switches": score.id_switches}
+def _scores(score: Clear, name: str, mean: float) -> dict[str, Any]:
+    """Recall, and the mean over the matches under its name; None where there is nothing to measure."""
+    return {
+        "truth_boxes": score.truths,
+        "recall": round(score.recall, 4) if score.truths else None,
+        name: round(mean, 4) if score.matches else None,
+        "id_switches": score.id_switches,
+    }
 
 
 def _track_counts(tracks: list[_Objects]) -> dict[str, Any]:

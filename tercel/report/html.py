@@ -2,13 +2,11 @@
 
 Images are data URIs, charts inline SVG, style and script inline. Without JavaScript all instants stand side by side
 in one strip; the script makes them one view with a slider. The same recording, result and summary give the same bytes.
-All text from a recording is escaped, and the page's Content-Security-Policy lets it load nothing.
+All text from a recording is escaped.
 """
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,9 @@ from tercel.hosts.recording import Recording
 from tercel.report import charts, tables
 from tercel.report.drawing import esc, number
 from tercel.report.material import Material, gather
+from tercel.report.page import document, section
 from tercel.report.scene import SceneArtist, Scenes
 from tercel.report.track_paths import TrackPath, paths_2d, paths_3d
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
 
 
 def write_report(path: Path, recording: Recording, result: Recording, summary: dict[str, Any]) -> None:
@@ -57,14 +54,9 @@ def _paths(material: Material) -> tuple[list[TrackPath], list[TrackPath]]:
 # --- sections --------------------------------------------------------------------------------------------------------
 
 
-def _section(identity: str, title: str, body: str) -> str:
-    heading = f'<h2 id="{identity}-title">{title}</h2>'
-    return f'<section id="{identity}" aria-labelledby="{identity}-title">{heading}{body}</section>'
-
-
 def _scene_section(scenes: Scenes) -> str:
     if not scenes.articles:
-        return _section("scene", "Scene", '<p class="quiet">Neither images, nor clouds, nor tracks to show.</p>')
+        return section("scene", "Scene", '<p class="quiet">Neither images, nor clouds, nor tracks to show.</p>')
     last = len(scenes.articles) - 1
     controls = (
         '<div class="controls"><button type="button" id="play" aria-label="Play">▶</button>'
@@ -76,7 +68,7 @@ def _scene_section(scenes: Scenes) -> str:
     layers += [("truth", "Truth")] if scenes.has_truth else []
     boxes = "".join(f'<label><input type="checkbox" id="layer-{css}" checked> {name}</label>' for css, name in layers)
     notes = "".join(f"<li>{esc(note)}: not drawn there</li>" for note in scenes.notes)
-    return _section(
+    return section(
         "scene",
         "Scene",
         f'<div class="card scenes">{controls}<noscript><p class="quiet">Scroll sideways through the instants.</p>'
@@ -128,7 +120,7 @@ def _map_section(material: Material, paths: list[TrackPath], marks: dict[str, An
                 f"distance, truth laid over the first pose: {errors[-1]:.2f} m at the end{share}, "
                 f"{errors.max():.2f} m at most</figcaption></figure>"
             )
-    return _section("map", "Map", f'<div class="pair">{figures}</div>{note}')
+    return section("map", "Map", f'<div class="pair">{figures}</div>{note}')
 
 
 _CURSOR = '<i class="cursor" hidden></i>'
@@ -136,7 +128,7 @@ _CURSOR = '<i class="cursor" hidden></i>'
 
 def _component_section(summary: dict[str, Any]) -> str:
     bars = "Bars: dark up to the median, pale up to 99 %, a stroke at the maximum; one scale for all."
-    return _section(
+    return section(
         "components",
         "Components",
         f'<div class="card">{tables.component_table(summary)}<p class="quiet">{bars}</p></div>'
@@ -166,7 +158,7 @@ def _timeline_section(
             f'<figure class="card"><div class="wide">{panel.html(background=_CURSOR)}</div>'
             f"<figcaption>Tracks {what}: {which}, from first to last seen</figcaption></figure>"
         )
-    return _section("tracks", "Tracks over time", "".join(blocks)) if blocks else ""
+    return section("tracks", "Tracks over time", "".join(blocks)) if blocks else ""
 
 
 def _recording_section(summary: dict[str, Any]) -> str:
@@ -175,7 +167,7 @@ def _recording_section(summary: dict[str, Any]) -> str:
     told = f'<ul class="lost">{listed}</ul>' if problems else '<p class="good">No damage was found in the file.</p>'
     command = summary.get("command")
     made = f'<p>Made by <code class="command">{esc(command)}</code></p>' if command else ""
-    return _section(
+    return section(
         "recording",
         "Recording and numbers",
         f'<div class="card">{tables.topic_table(summary)}{told}</div>{tables.number_tables(summary)}'
@@ -187,7 +179,6 @@ def _recording_section(summary: dict[str, Any]) -> str:
 
 
 def _page(recording: Recording, summary: dict[str, Any], sections: list[str], marks: dict[str, Any]) -> str:
-    name = esc(tables.section(summary, "recording").get("name") or recording.path.name)
     duration_s = (recording.end_ns - recording.start_ns) / 1e9
     facts = [f"{number(duration_s, 1)} s"]
     if summary.get("graph"):
@@ -195,27 +186,13 @@ def _page(recording: Recording, summary: dict[str, Any], sections: list[str], ma
         facts.append(f"graph <b>{esc(summary['graph'])}</b>{reason}")
     if summary.get("charge"):
         facts.append(f"time charged: {esc(summary['charge'])}")
-    tiles = "".join(
-        f'<li class="{tone}"><b>{esc(value)}</b><span>{esc(what)}</span></li>'
-        for value, what, tone in tables.tiles(summary)
+    return document(
+        kind="replay report",
+        name=str(tables.section(summary, "recording").get("name") or recording.path.name),
+        facts=facts,
+        verdict=tables.verdict(summary),
+        tiles=tables.tiles(summary),
+        sections=sections,
+        data={"marks": marks},
+        version=str(summary.get("tercel", "")),
     )
-    data = json.dumps(marks, separators=(",", ":")).replace("<", "\\u003c")
-    version = esc(summary.get("tercel", ""))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{name} – Tercel</title><style>{_asset('page.css')}</style></head>\n<body>"
-        f'<header><p class="brand">Tercel <span>replay report</span></p><h1>{name}</h1>'
-        f'<p class="facts">{" · ".join(facts)}</p><p class="verdict">{esc(tables.verdict(summary))}</p>'
-        f'<ul class="tiles">{tiles}</ul></header>\n<main>'
-        + "\n".join(section for section in sections if section)
-        + f"</main>\n<footer>Tercel {version}</footer>"
-        f'<script type="application/json" id="marks">{data}</script>'
-        f"<script>{_asset('page.js')}</script></body></html>\n"
-    )
-
-
-def _asset(name: str) -> str:
-    return (resources.files("tercel.report") / name).read_text(encoding="utf-8")

@@ -10,7 +10,6 @@ Real recordings are taken from TERCEL_DATA, else from shared/data beside the rep
 from __future__ import annotations
 
 import argparse
-import configparser
 import gzip
 import json
 import os
@@ -27,14 +26,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 from tercel.core.messages import Detections2D, Detections3D, Odometry  # noqa: E402
-from tracking import kalman  # noqa: E402
-from tracking.clear_mot import ClearMot, TrackSet, evaluate_distance, evaluate_iou  # noqa: E402
+from tercel.report.tracking_scores import score_table  # noqa: E402
+from tracking import kalman, motion_models  # noqa: E402
 from tracking.components import Tracker2D, Tracker3D  # noqa: E402
+from tracking.evaluation.matching import best_pairs  # noqa: E402
+from tracking.evaluation.overlaps import TrackSet, nearness, overlaps  # noqa: E402
+from tracking.evaluation.preprocessing import mot_overlaps  # noqa: E402
+from tracking.evaluation.scores import Scores, score  # noqa: E402
+from tracking.files import BoxSequence, detections_2d, from_tracks_2d, read_mot, read_seqinfo  # noqa: E402
 from tracking.image_tracker import Tracker2DConfig  # noqa: E402
 from tracking.world_motion import Tracker3DConfig  # noqa: E402
 
 Array = NDArray[Any]
 
+GATE_M = 2.0
 KITTI_VALIDATION = ("0001", "0006", "0008", "0010", "0012", "0013", "0014", "0015", "0016", "0018", "0019")
 MOT15_CONFIG = Tracker2DConfig(min_score=0.0, min_hits=3, max_age_s=0.2, max_tentative_age_s=0.2)
 KITTI_CONFIG = Tracker3DConfig(min_score=2.0, start_score=3.0, min_hits=3, max_tentative_age_s=0.3, coast_s=0.0)
@@ -65,7 +70,7 @@ def bench_kalman(count: int = 1000) -> dict[str, float]:
             state = kalman.start(measurements, noise, 4.0)
 
             def cycle(s: Any = state, z: Any = measurements, r: Any = noise) -> None:
-                kalman.update(kalman.predict(s, 0.1, 1.0), z, r)
+                kalman.update(kalman.predict(s, *motion_models.constant_velocity(0.1, 1.0, len(z))), z, r)
 
             name = f"{2 * dimensions} states, {np.dtype(dtype).name}, us/track"
             result[name] = best_s(cycle, 100) / count * 1e6
@@ -124,59 +129,26 @@ def bench_steps(count: int = 100, frames: int = 60) -> dict[str, float]:
     return {f"{name} step, {count} tracks, ms": min(values) for name, values in times_ms.items()}
 
 
-def mot_rows(path: Path) -> Array:
-    """A MOTChallenge text file: frame, id, x, y, w, h, score, ..."""
-    return np.loadtxt(path, delimiter=",", ndmin=2)
-
-
-def xyxy(rows: Array) -> Array:
-    """Corners of a MOTChallenge file's boxes."""
-    return np.hstack([rows[:, 2:4], rows[:, 2:4] + rows[:, 4:6]])
-
-
-def track_mot15(sequence: Path, config: Tracker2DConfig) -> tuple[TrackSet, int, float]:
-    """Tracks over one sequence's public detections, its number of frames, and the seconds that the tracker took."""
-    info = configparser.ConfigParser()
-    info.read(sequence / "seqinfo.ini")
-    frames, rate_hz = int(info["Sequence"]["seqLength"]), float(info["Sequence"]["frameRate"])
-    rows = mot_rows(sequence / "det" / "det.txt")
-    messages = []
-    for frame in range(1, frames + 1):
-        now = rows[rows[:, 0] == frame]
-        messages.append(
-            Detections2D(
-                stamp_ns=round(frame * 1e9 / rate_hz), frame_id="camera", boxes_xyxy_px=xyxy(now), scores=now[:, 6],
-                labels=np.zeros(len(now)), class_names=("pedestrian",),
-            )
-        )  # fmt: skip
+def track_mot15(sequence: Path, config: Tracker2DConfig) -> tuple[BoxSequence, range, float]:
+    """Tracks over one sequence's public detections, its frames, and the seconds that the tracker took."""
+    info = read_seqinfo(sequence / "seqinfo.ini")
+    frames = range(1, info.length + 1)
+    messages = list(detections_2d(read_mot(sequence / "det" / "det.txt", []), frames, info.rate_hz))
     tracker = Tracker2D(config)
     start = time.perf_counter()
     outputs: list[Any] = [tracker.step(message)["tracks"] for message in messages]
-    elapsed_s = time.perf_counter() - start
-    return joined(range(1, frames + 1), outputs, "boxes_xyxy_px"), frames, elapsed_s
+    return from_tracks_2d(frames, outputs), frames, time.perf_counter() - start
 
 
-def joined(frames: range, outputs: list[Any], places: str) -> TrackSet:
-    """The reported tracks of all frames."""
-    return TrackSet(
-        np.repeat(np.asarray(frames), [len(output.ids) for output in outputs]),
-        np.concatenate([output.ids for output in outputs]),
-        np.concatenate([getattr(output, places) for output in outputs]).astype(np.float64),
-    )
-
-
-def bench_mot15(config: Tracker2DConfig = MOT15_CONFIG) -> tuple[dict[str, ClearMot], float]:
-    """CLEAR MOT of each sequence and of all, IoU 0.5, and the tracker's frames per second."""
-    results, frames, elapsed_s = {}, 0, 0.0
+def bench_mot15(config: Tracker2DConfig = MOT15_CONFIG) -> tuple[dict[str, Scores], float]:
+    """What each sequence and all together score, and the tracker's frames per second."""
+    results, count, elapsed_s = {}, 0, 0.0
     for sequence in sorted(path for path in (data_folder() / "mot15").iterdir() if path.is_dir()):
-        tracks, count, seconds = track_mot15(sequence, config)
-        truth = mot_rows(sequence / "gt" / "gt.txt")
-        truth = truth[truth[:, 6] != 0]  # zero marks what is not to be evaluated
-        truth_set = TrackSet(truth[:, 0].astype(np.int64), truth[:, 1].astype(np.int64), xyxy(truth))
-        results[sequence.name] = evaluate_iou(truth_set, tracks, frames=range(1, count + 1))
-        frames, elapsed_s = frames + count, elapsed_s + seconds
-    results["all"] = sum(results.values(), ClearMot())
-    return results, frames / elapsed_s
+        tracks, frames, seconds = track_mot15(sequence, config)
+        results[sequence.name] = score(mot_overlaps(read_mot(sequence / "gt" / "gt.txt", []), tracks, frames))
+        count, elapsed_s = count + len(frames), elapsed_s + seconds
+    results["all"] = sum(results.values(), Scores())
+    return results, count / elapsed_s
 
 
 def kitti_lines(path: Path) -> list[list[str]]:
@@ -219,18 +191,18 @@ def upright_boxes(hwl_xyz_ry: Array) -> tuple[Array, Array, Array]:
     return centers, np.column_stack([length, w, h]), -rotation - np.pi / 2.0
 
 
-def bench_kitti(config: Tracker3DConfig = KITTI_CONFIG) -> tuple[dict[str, ClearMot], float]:
-    """CLEAR MOT of cars on the validation sequences, 2 m centre gate in the world, and the frames per second."""
+def bench_kitti(config: Tracker3DConfig = KITTI_CONFIG) -> tuple[dict[str, Scores], float]:
+    """Scores of cars on the validation sequences, 2 m centre gate in the world, and the frames per second."""
     results, frames, elapsed_s = {}, 0, 0.0
     for name in KITTI_VALIDATION:
         result, count, seconds = kitti_sequence(data_folder() / "kitti_tracking", name, config)
         results[name], frames, elapsed_s = result, frames + count, elapsed_s + seconds
-    results["all"] = sum(results.values(), ClearMot())
+    results["all"] = sum(results.values(), Scores())
     return results, frames / elapsed_s
 
 
-def kitti_sequence(root: Path, name: str, config: Tracker3DConfig) -> tuple[ClearMot, int, float]:
-    """CLEAR MOT, frames and seconds of one sequence. Vans are not cars, but a track on one is no false positive."""
+def kitti_sequence(root: Path, name: str, config: Tracker3DConfig) -> tuple[Scores, int, float]:
+    """Scores, frames and seconds of one sequence. Vans are not cars, but a track on one is no false positive."""
     poses = world_T_camera(kitti_lines(root / "oxts" / f"{name}.txt.gz"), kitti_lines(root / "calib" / f"{name}.txt"))
     poses = poses @ np.linalg.inv(UPRIGHT_T_CAMERA)
     found = np.array([[float(x) for x in row] for row in kitti_lines(next(root.glob(f"det3d*/Car/{name}.txt.gz")))])
@@ -246,31 +218,27 @@ def kitti_sequence(root: Path, name: str, config: Tracker3DConfig) -> tuple[Clea
         start = time.perf_counter()
         outputs.append(tracker.step(detections, odometry)["tracks"])
         elapsed_s += time.perf_counter() - start
-    truth, ignored = kitti_truth(kitti_lines(root / "label_02" / f"{name}.txt.gz"), poses)
-    tracks = joined(range(len(poses)), outputs, "centers_m")
-    return evaluate_distance(truth, tracks, ignored=ignored, frames=range(len(poses))), len(poses), elapsed_s
+    truth, vans = kitti_truth(kitti_lines(root / "label_02" / f"{name}.txt.gz"), poses)
+    tracks = TrackSet(
+        np.repeat(np.arange(len(poses)), [len(output.ids) for output in outputs]),
+        np.concatenate([output.ids for output in outputs]),
+        np.concatenate([output.centers_m for output in outputs]),
+    )
+    found = overlaps(truth, tracks, nearness(GATE_M), range(len(poses)))
+    near = np.flatnonzero(found.similarities >= 0.5)
+    matched = near[best_pairs(found, near, found.similarities[near])]
+    wanted = np.ones(len(found.track_ids), dtype=bool)
+    wanted[found.track_rows[matched[vans[found.truth_rows[matched]]]]] = False
+    return score(found.select(~vans, wanted)), len(poses), elapsed_s
 
 
 def kitti_truth(labels: list[list[str]], poses: Array) -> tuple[TrackSet, Array]:
-    """Cars in the world, and vans, which are ignored."""
-    rows = [row for row in labels if row[2] in ("Car", "Van")]
+    """Cars and vans in the world, by frame, and which of them are vans."""
+    rows = sorted((row for row in labels if row[2] in ("Car", "Van")), key=lambda row: int(row[0]))
     frames, ids = np.array([[int(row[0]), int(row[1])] for row in rows], dtype=np.int64).reshape(-1, 2).T
     centers, _, _ = upright_boxes(np.array([[float(x) for x in row[10:17]] for row in rows]).reshape(-1, 7))
     world = np.einsum("nij,nj->ni", poses[frames, :3, :3], centers) + poses[frames, :3, 3]
     return TrackSet(frames, ids, world), np.array([row[2] == "Van" for row in rows], dtype=bool)
-
-
-def print_clear(title: str, results: dict[str, ClearMot], frames_per_s: float) -> None:
-    """One table."""
-    print(f"\n{title}: {frames_per_s:.0f} frames/s")
-    print(
-        f"{'sequence':16} {'MOTA %':>7} {'MOTP':>6} {'recall':>7} {'FP':>6} {'FN':>6} {'IDSW':>5} {'frag':>5} {'MT':>4}"
-    )
-    for name, r in results.items():
-        print(
-            f"{name:16} {100 * r.mota:7.2f} {r.motp:6.3f} {100 * r.recall:7.2f} {r.false_positives:6} {r.misses:6} "
-            f"{r.id_switches:5} {r.fragmentations:5} {r.mostly_tracked:4}"
-        )
 
 
 def main() -> None:
@@ -289,7 +257,7 @@ def main() -> None:
     for name, bench in evaluations:
         if options.only in (None, name):
             results, frames_per_s = bench()
-            print_clear(name, results, frames_per_s)
+            print(f"\n{name}: {frames_per_s:.0f} frames/s\n{score_table(results)}")
             numbers[name] = {
                 "frames_per_s": frames_per_s, "sequences": {key: r.summary() for key, r in results.items()}
             }  # fmt: skip
