@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_SMALL = 4_096  # rows x columns up to which the whole assignment is solved at once
 _DENSE = 10_000  # rows x columns up to which a matrix of overlaps is quicker than the sweep
 _NONE = np.zeros(0, dtype=np.intp)
 _MAX_SWEEP = 2_000_000  # pairs of the sweep at one time: 16 MB for each of its arrays
@@ -71,16 +70,22 @@ def overlapping_pairs(first_xyxy: Array, second_xyxy: Array, min_iou: float = 0.
     Boxes without area and boxes with a NaN overlap nothing.
     """
     first, second = np.asarray(first_xyxy, dtype=np.float64).T, np.asarray(second_xyxy, dtype=np.float64).T
-    shape = (first.shape[1], second.shape[1])
-    if shape[0] * shape[1] <= _DENSE:
-        sides = np.minimum(first[2:, :, None], second[2:, None, :])
-        sides -= np.maximum(first[:2, :, None], second[:2, None, :])
-        candidates = [((sides[0] > 0.0) & (sides[1] > 0.0)).nonzero()]
-    else:
-        candidates = _sweep(first, second)
-    found = [_overlapping(first, second, rows, columns, min_iou) for rows, columns in candidates]
-    rows, columns, costs = found[0] if len(found) == 1 else map(np.concatenate, zip(*found, strict=True))
-    return Pairs(rows, columns, costs, shape)
+    rows, columns = touching(first, second)
+    with np.errstate(invalid="ignore", over="ignore"):  # boxes of any size and kind; NaN is above nothing
+        overlap = _iou(*first.take(rows, axis=1), *second.take(columns, axis=1))
+        kept = overlap > min_iou
+    pairs = Pairs(rows, columns, 1.0 - overlap, (first.shape[1], second.shape[1]))
+    return pairs if kept.all() else pairs.where(kept)
+
+
+def touching(first: Array, second: Array) -> tuple[Array, Array]:
+    """Rows and columns of all pairs of boxes x1 y1 x2 y2, (4, N) and (4, M), that share some area."""
+    if first.shape[1] * second.shape[1] > _DENSE:
+        return _sweep(first, second)
+    sides = np.minimum(first[2:, :, None], second[2:, None, :])
+    sides -= np.maximum(first[:2, :, None], second[:2, None, :])
+    rows, columns = (np.minimum(sides[0], sides[1]) > 0.0).nonzero()
+    return rows, columns
 
 
 def pairwise_iou(first_xyxy: Array, second_xyxy: Array) -> Array:
@@ -143,6 +148,11 @@ def assign(pairs: Pairs, gate: float) -> Assignment:
 
     Raises ValueError if the gate is not finite or a cost is minus infinity.
     """
+    return assignment(*assigned_pairs(pairs, gate), pairs.shape)
+
+
+def assigned_pairs(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:
+    """Rows, columns and costs of the assigned pairs in any order: what is new in `assign`."""
     if not np.isfinite(gate):
         raise ValueError(f"the gate must be finite, not {gate}")
     if pairs.costs.min(initial=np.inf) == -np.inf:
@@ -152,19 +162,26 @@ def assign(pairs: Pairs, gate: float) -> Assignment:
         pairs = pairs.where(inside)
     rows, columns, costs, shape = pairs.rows, pairs.columns, pairs.costs, pairs.shape
     if not len(rows):
-        return assignment(rows, columns, costs, shape)
-    if shape[0] * shape[1] <= _SMALL:
-        return assignment(*_solve(pairs, gate), shape)
-    contested = (np.bincount(rows)[rows] > 1) | (np.bincount(columns)[columns] > 1)
-    if contested.any():
-        row_names, in_rows = _compact(rows[contested], shape[0])
-        column_names, in_columns = _compact(columns[contested], shape[1])
-        solved = _solve(Pairs(in_rows, in_columns, costs[contested], (len(row_names), len(column_names))), gate)
-        plain = ~contested
-        rows = np.concatenate([rows[plain], row_names[solved[0]]])
-        columns = np.concatenate([columns[plain], column_names[solved[1]]])
-        costs = np.concatenate([costs[plain], solved[2]])
-    return assignment(rows, columns, costs, shape)
+        return rows, columns, costs
+    contested = contested_pairs(pairs)
+    if not contested.any():
+        return rows, columns, costs
+    row_names, in_rows = _compact(rows[contested], shape[0])
+    column_names, in_columns = _compact(columns[contested], shape[1])
+    solved = _solve(Pairs(in_rows, in_columns, costs[contested], (len(row_names), len(column_names))), gate)
+    plain = ~contested
+    return (
+        np.concatenate([rows[plain], row_names[solved[0]]]),
+        np.concatenate([columns[plain], column_names[solved[1]]]),
+        np.concatenate([costs[plain], solved[2]]),
+    )
+
+
+def contested_pairs(pairs: Pairs) -> Array:
+    """Which pairs share their row or their column with another pair, (K,) bool."""
+    rows, columns = pairs.rows, pairs.columns
+    contested: Array = (np.bincount(rows).take(rows) > 1) | (np.bincount(columns).take(columns) > 1)
+    return contested
 
 
 def assign_greedily(pairs: Pairs, gate: float) -> Assignment:
@@ -227,20 +244,8 @@ def _iou(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2: Any, b
     return result
 
 
-def _overlapping(
-    first: Array, second: Array, rows: Array, columns: Array, min_iou: float
-) -> tuple[Array, Array, Array]:
-    """Of the candidate pairs of boxes (4, N) and (4, M) those with an IoU above min_iou, and 1 - IoU."""
-    with np.errstate(invalid="ignore", over="ignore"):  # boxes of any size and kind; NaN is above nothing
-        overlap = _iou(*first.take(rows, axis=1), *second.take(columns, axis=1))
-        kept = overlap > min_iou
-    if kept.all():
-        return rows, columns, 1.0 - overlap
-    return rows[kept], columns[kept], 1.0 - overlap[kept]
-
-
-def _sweep(first: Array, second: Array) -> list[tuple[Array, Array]]:
-    """Rows and columns of all pairs of boxes (4, N) and (4, M) that overlap, in parts small enough to hold at once.
+def _sweep(first: Array, second: Array) -> tuple[Array, Array]:
+    """`touching` for many boxes: sorted by x1, and in parts whose candidates are few enough to hold at once.
 
     A box that overlaps [x1, x2] begins before x2, and after x1 by no more than the widest box.
     """
@@ -260,7 +265,8 @@ def _sweep(first: Array, second: Array) -> list[tuple[Array, Array]]:
         meet &= ranked[2].take(ranks) > first[0].take(rows)
         meeting = meet.nonzero()[0]
         parts.append((rows.take(meeting), order.take(ranks.take(meeting))))
-    return parts
+    rows, columns = map(np.concatenate, zip(*parts, strict=True))
+    return rows, columns
 
 
 def _solve(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:

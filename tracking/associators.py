@@ -17,7 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.association import Assignment, Pairs, assign, assignment, overlapping_pairs, paired_iou
+from tracking.association import (
+    Assignment,
+    Pairs,
+    assign,
+    assigned_pairs,
+    assignment,
+    contested_pairs,
+    overlapping_pairs,
+    touching,
+)
 from tracking.image_motion import ImageMotion, corners
 from tracking.screening import Observations
 from tracking.tracker import TrackTable
@@ -29,38 +38,41 @@ _ANY = 9.0  # a gate that no cost reaches: the pairs were gated before
 
 
 class Stages:
-    """What the stages of one association have settled so far."""
+    """What the stages of one association have settled so far, of a table of `shape` tracks and detections."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
-        self._shape = shape
-        self._free_rows = np.ones(shape[0], dtype=bool)
-        self._free_columns = np.ones(shape[1], dtype=bool)
-        self._found: list[Assignment] = []
+        self.shape = shape
+        self.free_rows = np.ones(shape[0], dtype=bool)
+        self.free_columns = np.ones(shape[1], dtype=bool)
+        self._found: list[tuple[Array, Array, Array]] = []
 
-    @property
-    def open(self) -> bool:
-        """Whether there are still both a track and a detection to settle."""
-        return bool(self._free_rows.any() and self._free_columns.any())
+    def free(self, pairs: Pairs) -> Pairs:
+        """The pairs whose track and detection are both still free."""
+        if not self._found or not len(pairs.rows):
+            return pairs
+        return pairs.where(self.free_rows.take(pairs.rows) & self.free_columns.take(pairs.columns))
 
     def settle(self, pairs: Pairs, gate: float) -> None:
         """Assign what can be assigned of these pairs among the tracks and detections that are still free."""
-        if self._found:
-            pairs = pairs.where(self._free_rows[pairs.rows] & self._free_columns[pairs.columns])
+        pairs = self.free(pairs)
         if len(pairs.rows):
-            found = assign(pairs, gate)
-            self._free_rows[found.rows] = False
-            self._free_columns[found.columns] = False
-            self._found.append(found)
+            self._take(*assigned_pairs(pairs, gate))
+
+    def settle_plain(self, pairs: Pairs) -> None:
+        """Assign all of these pairs, none of which shares its track or detection with another."""
+        self._take(pairs.rows, pairs.columns, pairs.costs)
 
     def result(self) -> Assignment:
         """All that was settled, in order of the tracks."""
-        if len(self._found) == 1:
-            return self._found[0]
         if not self._found:
-            return assignment(_NONE, _NONE, np.zeros(0), self._shape)
-        parts = [(found.rows, found.columns, found.costs) for found in self._found]
-        rows, columns, costs = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return assignment(rows, columns, costs, self._shape)
+            return assignment(_NONE, _NONE, np.zeros(0), self.shape)
+        rows, columns, costs = (np.concatenate(column) for column in zip(*self._found, strict=True))
+        return assignment(rows, columns, costs, self.shape)
+
+    def _take(self, rows: Array, columns: Array, costs: Array) -> None:
+        self.free_rows[rows] = False
+        self.free_columns[columns] = False
+        self._found.append((rows, columns, costs))
 
 
 def of_one_class(pairs: Pairs, table: TrackTable, seen: Observations, class_aware: bool) -> Pairs:
@@ -152,52 +164,72 @@ class Combined:
 
     def __call__(self, table: TrackTable, motion: ImageMotion, seen: Observations) -> Assignment:
         """Tracks are rows, detections columns."""
-        boxes, measurements = motion.boxes, seen.measurements
-        grown = overlapping_pairs(corners(boxes, self.reach), corners(measurements, self.reach))
-        grown = of_one_class(grown, table, seen, self.class_aware)
-        near = self._by_height(grown.at(_costs(boxes, measurements, grown)), boxes, measurements)
-        near = near.where(near.costs < 1.0 - self.min_iou)
-        if self.direction_weight and len(near.rows):
-            agreement = direction_agreement(motion.memory, measurements, near)
-            near = near.at(near.costs - self.direction_weight * agreement)
-        stages = Stages(grown.shape)
-        confirmed = table.confirmed.take(near.rows) > 0
-        stages.settle(near.where(confirmed), _ANY)
-        stages.settle(near.where(~confirmed), _ANY)
-        if stages.open:
-            stages.settle(self._by_height(grown, boxes, measurements), 1.0 - self.min_grown_iou)
-        if stages.open:
-            last = overlapping_pairs(corners(motion.seen_boxes), corners(measurements), self.min_iou)
-            last = self._by_height(of_one_class(last, table, seen, self.class_aware), motion.seen_boxes, measurements)
-            stages.settle(last, 1.0 - self.min_iou)
+        boxes, found = motion.boxes, seen.measurements
+        rows, columns = touching(corners(boxes, self.reach).T, corners(found, self.reach).T)
+        pairs = Pairs(rows, columns, rows, (boxes.shape[1], found.shape[1]))
+        pairs = of_one_class(pairs, table, seen, self.class_aware)
+        stages = Stages(pairs.shape)
+        near = pairs.at(self._costs(boxes, found, pairs, 0.0))
+        self._settle_near(near.where(near.costs < 1.0 - self.min_iou), table, motion, found, stages)
+        left = stages.free(pairs)
+        if len(left.rows):
+            stages.settle(left.at(self._costs(boxes, found, left, self.reach)), 1.0 - self.min_grown_iou)
+        left = stages.free(self._seen_places(table, motion, seen, stages))
+        if len(left.rows):
+            stages.settle(left.at(self._costs(motion.seen_boxes, found, left, 0.0)), 1.0 - self.min_iou)
         return stages.result()
 
-    def _by_height(self, pairs: Pairs, boxes: Array, measurements: Array) -> Pairs:
-        """The pairs with their overlap, 1 - cost, times a power of the ratio of the smaller to the larger height."""
-        ratios = boxes[3].take(pairs.rows) / measurements[3].take(pairs.columns)
-        return pairs.at(1.0 - (1.0 - pairs.costs) * np.minimum(ratios, 1.0 / ratios) ** self.height_power)
+    def _settle_near(self, near: Pairs, table: TrackTable, motion: ImageMotion, found: Array, stages: Stages) -> None:
+        """Confirmed tracks first, then tentative ones; the direction tells only where there is a choice."""
+        if not len(near.rows):
+            return
+        contested = contested_pairs(near)
+        stages.settle_plain(near.where(~contested))
+        near = near.where(contested)
+        if len(near.rows):
+            if self.direction_weight:
+                near = near.at(near.costs - self.direction_weight * direction_agreement(motion.memory, found, near))
+            confirmed = table.confirmed.take(near.rows) > 0
+            stages.settle(near.where(confirmed), _ANY)
+            stages.settle(near.where(~confirmed), _ANY)
+
+    def _seen_places(self, table: TrackTable, motion: ImageMotion, seen: Observations, stages: Stages) -> Pairs:
+        """The free tracks that were missed in the last step, and the free detections where they were last seen."""
+        rows = (stages.free_rows & (table.streaks == 0) & (table.hits > 1)).nonzero()[0]
+        columns = stages.free_columns.nonzero()[0]
+        old = corners(motion.seen_boxes.take(rows, axis=1)).T
+        in_rows, in_columns = touching(old, corners(seen.measurements.take(columns, axis=1)).T)
+        rows, columns = rows.take(in_rows), columns.take(in_columns)
+        return of_one_class(Pairs(rows, columns, rows, stages.shape), table, seen, self.class_aware)
+
+    def _costs(self, boxes: Array, found: Array, pairs: Pairs, reach: float) -> Array:
+        """1 - IoU x (smaller / larger height)^height_power of the pairs, with boxes cx, cy, w, h grown by reach."""
+        a, b = boxes.take(pairs.rows, axis=1), found.take(pairs.columns, axis=1)
+        ratios = a[3] / b[3]
+        return 1.0 - centered_iou(a, b, reach) * np.minimum(ratios, 1.0 / ratios) ** self.height_power
 
 
-def _costs(boxes: Array, measurements: Array, pairs: Pairs) -> Array:
-    """1 - IoU of pairs of boxes cx, cy, w, h (4, N) and (4, M)."""
-    first, second = corners(boxes.take(pairs.rows, axis=1)), corners(measurements.take(pairs.columns, axis=1))
-    return 1.0 - paired_iou(first, second)
+def centered_iou(a: Array, b: Array, reach: float = 0.0) -> Array:
+    """IoU (K,) of each of the boxes cx, cy, w, h (4, K) with the one of the same column, all grown by reach."""
+    growth = 1.0 + 2.0 * reach
+    sizes = growth * np.minimum(a[2:], b[2:])
+    sides = np.minimum((0.5 * growth) * (a[2:] + b[2:]) - np.abs(a[:2] - b[:2]), sizes)
+    np.maximum(sides, 0.0, out=sides)
+    overlap = sides[0] * sides[1]
+    result: Array = overlap / (growth * growth * (a[2] * a[3] + b[2] * b[3]) - overlap)
+    return result
 
 
 def direction_agreement(memory: Array, measurements: Array, pairs: Pairs) -> Array:
     """1/2 - angle / pi for each pair (K,), of the way a track went and the way to the detection: 1/2 is straight on.
 
-    memory (S, 4, T): boxes of the last steps, newest first, NaN where unseen (`ImageMotion.memory`, after predict, so
-    that the first is the step to come). The way of a track leads from its oldest remembered box to its newest, the way
-    to a detection from that same oldest box. Zero where a track has but one box, or did not move.
+    memory (S, 2, T): centres of the last detections, newest first (`ImageMotion.memory`). The way of a track leads from
+    the oldest to the newest, the way to a detection from that same oldest. Zero where a track was seen once, or stood.
+    OC-SORT's code looks so many frames back, and so does ours, in steps in which the track was seen.
     """
-    known = ~np.isnan(memory[1:, 0])  # (S - 1, T)
-    tracks = np.arange(memory.shape[2])
-    newest = memory[1 + known.argmax(axis=0), :2, tracks].T
-    oldest = memory[len(memory) - 1 - known[::-1].argmax(axis=0), :2, tracks].T
-    way = (newest - oldest)[:, pairs.rows]
-    to_detection = measurements[:2, pairs.columns] - oldest[:, pairs.rows]
-    lengths = np.hypot(*way) * np.hypot(*to_detection)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = np.clip((way * to_detection).sum(axis=0) / lengths, -1.0, 1.0)
-        return np.where(lengths > 0.0, 0.5 - np.arccos(cosine) / np.pi, 0.0)
+    oldest = memory[-1].take(pairs.rows, axis=1)
+    way_x, way_y = memory[0].take(pairs.rows, axis=1) - oldest
+    x, y = measurements[:2].take(pairs.columns, axis=1) - oldest
+    lengths = np.sqrt((way_x * way_x + way_y * way_y) * (x * x + y * y))
+    cosines = (way_x * x + way_y * y) / np.maximum(lengths, 1e-12)
+    return np.where(lengths > 0.0, 0.5 - np.arccos(np.clip(cosines, -1.0, 1.0)) / np.pi, 0.0)

@@ -1,9 +1,9 @@
 """How boxes move in an image: constant velocity of what a `BoxModel` filters, with a memory of what was seen.
 
-The memory serves the observation-centric trackers (Cao et al., OC-SORT, 2023): the last box of each track, the boxes of
-some steps before, from which its direction follows, and the state at its last detection. When a track is found again
-after a gap, the filter's drift in between is undone (`reupdate`): the state goes back to the last detection and is led
-along a straight line to the new one, in steps of the usual length.
+The memory serves the observation-centric trackers (Cao et al., OC-SORT, 2023): the last box of each track, the
+places where it was seen before, from which its direction follows, and the state at its last detection. When a track is
+found again after a gap, the filter's drift in between is undone (`reupdate`): the state goes back to the last detection
+and is led along a straight line to the new one, in steps of the usual length.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _CENTER_TERMS, _CENTER_AXES = [2, 2, 3, 3, 3, 3, 4, 4], [0, 1, 0, 1, 0, 1, 0, 1]
 class ImageMotion:
     """The states of tracks in an image; a `tracking.tracker.Motion`. Measurements are cx, cy, w, h (4, M) in pixels.
 
-    state (5, 4, T): see `tracking.axis_kalman`. seen_boxes (4, T): the last detection. With memory_steps, the boxes at
-    the last so many steps, newest first, are kept in `memory` (memory_steps, 4, T), NaN where a track was not seen.
+    state (5, 4, T): see `tracking.axis_kalman`. seen_boxes (4, T): the last detection. With memory_steps, `memory`
+    (memory_steps + 1, 2, T) holds the centres of the last detections, newest first; a track that was seen less often
+    has its first one in the rest.
     shown_gains: how far the box that is reported of a track, in place and in size, goes from the filter's to that of
     the detection; (1, 1) is the detection itself. What makes the best prediction is smoother than the best estimate.
     """
@@ -48,7 +49,7 @@ class ImageMotion:
         self.model = model
         self.state = np.zeros((5, 4, 0))
         self.seen_boxes = np.zeros((4, 0))
-        self.memory = np.zeros((memory_steps, 4, 0))
+        self.memory = np.zeros((memory_steps + 1 if memory_steps else 0, 2, 0))
         self._shown_gains = np.repeat(np.array(shown_gains), 2)[:, None] if any(shown_gains) else None
         self._offsets = np.zeros((4, 0))  # of the box that is reported from the filter's, with shown_gains
         self._reupdate_period_s = reupdate_period_s
@@ -93,14 +94,15 @@ class ImageMotion:
         return state[1].T, covariances
 
     def keep(self, tracks: Array) -> None:
-        """Keep the tracks of a boolean mask."""
-        self.state, self.seen_boxes = self.state[:, :, tracks], self.seen_boxes[:, tracks]
+        """Keep the tracks at these indices."""
+        self.state, self.seen_boxes = self.state.take(tracks, axis=2), self.seen_boxes.take(tracks, axis=1)
         if self._shown_gains is not None:
-            self._offsets = self._offsets[:, tracks]
+            self._offsets = self._offsets.take(tracks, axis=1)
         if len(self.memory):
-            self.memory = self.memory[:, :, tracks]
+            self.memory = self.memory.take(tracks, axis=2)
         if self._reupdate_period_s:
-            self._seen_states, self._unseen_s = self._seen_states[:, :, tracks], self._unseen_s[tracks]
+            self._seen_states = self._seen_states.take(tracks, axis=2)
+            self._unseen_s = self._unseen_s.take(tracks)
 
     def predict(self, dt_s: float) -> None:
         """Move all tracks dt_s forward; a box that shrinks to nothing stops there."""
@@ -108,8 +110,6 @@ class ImageMotion:
         self.model.stop_shrinking(self.state)
         if self._shown_gains is not None:
             self._offsets = np.zeros(self.seen_boxes.shape)
-        if len(self.memory):
-            self.memory = np.concatenate([np.full_like(self.memory[:1], np.nan), self.memory[:-1]])
         if self._reupdate_period_s:
             self._unseen_s += dt_s
 
@@ -127,7 +127,10 @@ class ImageMotion:
         if self._shown_gains is not None:
             self._offsets[:, tracks] = self._shown_gains * (seen.measurements - self.model.boxes(updated[0]))
         if len(self.memory):
-            self.memory[0][:, tracks] = seen.measurements
+            remembered = self.memory.take(tracks, axis=2)
+            remembered[1:] = remembered[:-1]
+            remembered[0] = seen.measurements[:2]
+            self.memory[:, :, tracks] = remembered
         if self._reupdate_period_s:
             self._seen_states[:, :, tracks], self._unseen_s[tracks] = updated, 0.0
 
@@ -140,9 +143,8 @@ class ImageMotion:
         if self._shown_gains is not None:
             self._offsets = np.concatenate([self._offsets, np.zeros(z.shape)], axis=1)
         if len(self.memory):
-            memory = np.full((*self.memory.shape[:2], z.shape[1]), np.nan)
-            memory[0] = seen.measurements
-            self.memory = np.concatenate([self.memory, memory], axis=2)
+            once = np.broadcast_to(seen.measurements[:2], (len(self.memory), 2, z.shape[1]))
+            self.memory = np.concatenate([self.memory, once], axis=2)
         if self._reupdate_period_s:
             self._seen_states = np.concatenate([self._seen_states, new], axis=2)
             self._unseen_s = np.concatenate([self._unseen_s, np.zeros(z.shape[1])])

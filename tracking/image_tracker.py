@@ -56,7 +56,7 @@ class Tracker2DConfig(TrackerConfig):
         model = SizeBox(self.measurement_noise_scales, self.acceleration_noise_scales, self.initial_speed_scales)
         motion = ImageMotion(
             model,
-            memory_steps=self.direction_steps + 2 if self.direction_weight else 0,
+            memory_steps=self.direction_steps if self.direction_weight else 0,
             shown_gains=(self.shown_place_gain, self.shown_size_gain),
         )
         associate = Combined(

@@ -48,7 +48,7 @@ class OcSortConfig:
         )
         motion = ImageMotion(
             ScaleRatioBox(self.frame_period_s),
-            memory_steps=self.direction_frames + 2,
+            memory_steps=self.direction_frames,
             reupdate_period_s=self.frame_period_s,
             shown_gains=(1.0, 1.0),
         )

@@ -14,6 +14,7 @@ detection: each is matched, new, tentative, or rejected for a reason.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -117,9 +118,15 @@ class TrackTable:
         result: Array = votes.argmax(axis=0)
         return result
 
+    def copy(self) -> TrackTable:
+        """The same book, to be written in."""
+        other = copy(self)
+        other._numbers, other.scores = self._numbers.copy(), self.scores.copy()
+        return other
+
     def keep(self, tracks: Array) -> None:
-        """Keep the tracks of a boolean mask."""
-        self._numbers, self.scores = self._numbers[:, tracks], self.scores[tracks]
+        """Keep the tracks at these indices."""
+        self._numbers, self.scores = self._numbers.take(tracks, axis=1), self.scores.take(tracks)
 
     def start(self, first_id: int, seen: Observations, confirmed: Array) -> Array:
         """Add a track for each detection at the end; returns their ids."""
@@ -152,7 +159,7 @@ class Motion(Protocol):
     size_rows: slice  # the rows of a measurement that must be positive
 
     def keep(self, tracks: Array) -> None:
-        """Keep the tracks of a boolean mask."""
+        """Keep the tracks at these indices."""
         ...
 
     def predict(self, dt_s: float) -> None:
@@ -250,8 +257,9 @@ class Tracker:
         if alive.all():
             return np.zeros(0, dtype=np.int64)
         forgotten_ids: Array = table.ids[~alive]
-        table.keep(alive)
-        self.motion.keep(alive)
+        kept = alive.nonzero()[0]
+        table.keep(kept)
+        self.motion.keep(kept)
         return forgotten_ids
 
     def _update(self, tracks: Array, seen: Observations) -> None:

@@ -14,6 +14,7 @@ as they are seen in part. For their sake
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,13 @@ class WorldMotion:
             detections.stamp_ns, measurements, detections.scores, detections.labels, len(detections.class_names)
         )
 
+    def copy(self) -> WorldMotion:
+        """The same states, to be changed."""
+        other = copy(self)
+        other.log_sizes, other.yaws_rad = self.log_sizes.copy(), self.yaws_rad.copy()
+        other._updates = self._updates.copy()
+        return other
+
     @property
     def sizes_m(self) -> Array:
         """(T, 3) float64, length width height."""
@@ -103,7 +111,7 @@ class WorldMotion:
         return result
 
     def keep(self, tracks: Array) -> None:
-        """Keep the tracks of a boolean mask."""
+        """Keep the tracks at these indices."""
         self.state = self.state.take(tracks)
         self.log_sizes = self.log_sizes[:, tracks]
         self.yaws_rad, self._updates = self.yaws_rad[tracks], self._updates[tracks]

@@ -1,4 +1,4 @@
-"""The map, the position error along the way, and the tracks over time."""
+"""The map, and the position error along the way."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.report.drawing import Axes, Panel, esc, hue_of_id, nice_step, number, thin
+from tercel.report.drawing import Axes, Panel, hue_of_id, nice_step, number, thin
 from tercel.report.frames import Frames, Trajectory, alignment
 from tercel.report.track_paths import TrackPath
 
 Array = NDArray[Any]
 
-MAX_ROWS = 60
 _MAX_MAPPED = 1000
 _MAP_WIDTH = 760.0
 _MARGIN = (46.0, 14.0, 18.0, 30.0)  # left, top, right, bottom
@@ -119,25 +118,6 @@ def error_panel(distances_m: Array, errors_m: Array) -> Panel:
     panel.line(np.concatenate([[[placed[0, 0], floor]], placed, [[placed[-1, 0], floor]]]), "error-area", closed=True)
     panel.line(placed, "error-line")
     return panel
-
-
-def timeline_panel(paths: Sequence[TrackPath], origin_ns: int, end_s: float, label: str) -> tuple[Panel, Axes]:
-    """One row for each of the longest tracks, in order of their first sight, from first to last seen."""
-    longest = sorted(paths, key=lambda path: (path.first_ns - path.last_ns, path.identity))[:MAX_ROWS]
-    rows = sorted(longest, key=lambda path: (path.first_ns, path.identity))
-    row_height = 15.0
-    height = row_height * len(rows)
-    panel = Panel(1100.0, height + 34.0, label, "chart timeline")
-    axes = Axes(130.0, 4.0, 950.0, height, (0.0, max(end_s, 0.1)), (0.0, 1.0))
-    axes.draw(panel, x_unit="s", y_unit="", x_most=10, y_most=1)
-    panel.texts = [text for text in panel.texts if "tick before" not in text]
-    for index, path in enumerate(rows):
-        y = axes.top + index * row_height
-        begin, end = ((t - origin_ns) / 1e9 for t in (path.first_ns, path.last_ns))
-        (x0, _), (x1, _) = axes.place(np.array([[begin, 0.0], [end, 0.0]])).tolist()
-        panel.rectangle(x0, y + 3, max(x1 - x0, 2.0), row_height - 6, "span", hue=hue_of_id(path.identity))
-        panel.text(axes.left, y + row_height / 2, f"<b>{path.identity}</b> {esc(path.class_name)}", "row-label")
-    return panel, axes
 
 
 def place_percent(panel: Panel, axes: Axes, point: Array) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from tercel.report.drawing import esc, number
 from tercel.report.material import Material, gather
 from tercel.report.page import document, section
 from tercel.report.scene import SceneArtist, Scenes
+from tercel.report.timeline import bars_of_paths, legend, timeline_panel
 from tercel.report.track_paths import TrackPath, paths_2d, paths_3d
 
 
@@ -149,14 +150,15 @@ def _timeline_section(
     for paths, what in ((in_space, "in space"), (in_image, "in the image")):
         if not paths:
             continue
-        panel, axes = charts.timeline_panel(paths, material.origin_ns, end_s, f"When each track {what} was seen")
+        bars = bars_of_paths(paths, material.origin_ns)
+        panel, axes, shown = timeline_panel(bars, end_s, f"When each track {what} was seen")
         stamps = [(i.stamp_ns - material.origin_ns) / 1e9 for i in material.instants]
         marks["timeline"] = [charts.place_percent(panel, axes, np.array([t, 0.0]))[0] for t in stamps]
-        shown = min(len(paths), charts.MAX_ROWS)
         which = f"the {shown} longest of {len(paths):,}" if shown < len(paths) else f"{shown}"
         blocks.append(
             f'<figure class="card"><div class="wide">{panel.html(background=_CURSOR)}</div>'
-            f"<figcaption>Tracks {what}: {which}, from first to last seen</figcaption></figure>"
+            f"<figcaption>Tracks {what}: {which}, from first to last seen, thin where it was missing{legend(bars)}"
+            "</figcaption></figure>"
         )
     return section("tracks", "Tracks over time", "".join(blocks)) if blocks else ""
 

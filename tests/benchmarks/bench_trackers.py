@@ -3,9 +3,11 @@
 Data: MOT15-train with public detections, from the folder that TERCEL_DATA names, and simulated streams of 50, 100 and
 1000 objects (tests/benchmarks/peers/streams.py). Peers, each with its defaults and with settings chosen for the data
 (peers/settings.py): the box trackers of roboflow's `trackers`, norfair and boxmot, and SORT on filterpy. They run in
-.venv-peers, which `make .venv-peers/stamp` makes; without it, ours are measured alone. One thread, and only update
-calls are timed. The first round is everybody's and gives the scores; in the others, ours and the fastest peers take
-turns. frames/s are those of the median run.
+.venv-peers, which `make .venv-peers/stamp` makes; without it, ours are measured alone.
+
+One thread, and only update calls are timed, in CPU seconds, which others on the machine disturb less. The first round
+is everybody's and gives the scores; in the others, ours and the fastest peers take turns. frames/s are those of the
+median run.
 """
 
 from __future__ import annotations
