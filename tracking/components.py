@@ -41,10 +41,20 @@ class Tracker2D(Component):
         self._stream: tuple[Any, ...] | None = None
         self.last_step: Step | None = None
 
+    def counters(self) -> dict[str, int]:
+        """What became of all detections so far, in words."""
+        return self._tracker.counters()
+
     @on(detections)
     def step(self, detections: Detections2D) -> Outputs:
         """Raises Rejected for a stamp that is not after the last one, and for another frame or other class names."""
+        return self.track(detections)
+
+    def track(self, detections: Detections2D, affine: Array | None = None) -> Outputs:
+        """One step; affine (2, 3) maps pixels of the last detections' image to these, where the camera moved."""
         self._stream = _same_stream(self._stream, (detections.frame_id, detections.class_names))
+        if affine is not None and self._tracker.accepts(detections.stamp_ns):
+            self._motion.warp(affine)
         self.last_step = self._tracker.step(ImageMotion.observe(detections))
         shown = self._tracker.reported()
         velocities, covariances = self._motion.center_rates(shown)
@@ -93,6 +103,10 @@ class Tracker3D(Component):
         self._motion = cast(WorldMotion, self._tracker.motion)
         self._stream: tuple[Any, ...] | None = None
         self.last_step: Step | None = None
+
+    def counters(self) -> dict[str, int]:
+        """What became of all detections so far, in words."""
+        return self._tracker.counters()
 
     @on(detections, odometry, tolerance_ms=_PAIRING_MS)
     def step(self, detections: Detections3D, odometry: Odometry) -> Outputs:

@@ -150,16 +150,22 @@ class ImageMotion:
             self._unseen_s = np.concatenate([self._unseen_s, np.zeros(z.shape[1])])
 
     def warp(self, affine: Array) -> None:
-        """Move all tracks with the image: affine (2, 3) maps pixels of the last image to this one's.
+        """Move all tracks, and what is remembered of them, with the image.
 
-        Centres and their rates are mapped; sizes and their rates grow by the affine's mean scale. Only for models whose
-        coordinates are cx, cy, w, h. Variances grow with the scale.
+        affine (2, 3) maps pixels of the last image to pixels of this one. Centres are mapped, their rates turned and
+        scaled; sizes and their rates grow by the mean scale, and variances by its square. Only for models whose
+        coordinates are cx, cy, w, h.
         """
-        scale = np.sqrt(abs(np.linalg.det(affine[:, :2])))
-        self.state[0, :2] = affine[:, :2] @ self.state[0, :2] + affine[:, 2:]
-        self.state[1, :2] = affine[:, :2] @ self.state[1, :2]
+        turn, shift = affine[:, :2], affine[:, 2:]
+        scale = np.sqrt(abs(np.linalg.det(turn)))
+        self.state[0, :2] = turn @ self.state[0, :2] + shift
+        self.state[1, :2] = turn @ self.state[1, :2]
         self.state[:2, 2:] *= scale
         self.state[2:] *= scale**2
+        self.seen_boxes[:2] = turn @ self.seen_boxes[:2] + shift
+        self.seen_boxes[2:] *= scale
+        if len(self.memory):
+            self.memory = np.einsum("ij,sjt->sit", turn, self.memory) + shift
 
     def _reupdate(self, tracks: Array, measured: Array, period_s: float) -> None:
         """Lead the tracks that were unseen for longer than a step along the line from their last detection to the new.

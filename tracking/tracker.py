@@ -186,7 +186,8 @@ class Associate(Protocol):
 class Tracker:
     """Tracks over time: one `step` for each instant.
 
-    `table` and `motion` hold the tracks in the same order; ids count up from 1 and are never used again.
+    `table` and `motion` hold the tracks in the same order; ids count up from 1 and are never used again. `tally` counts
+    what became of all detections so far, by `Outcome`.
     """
 
     def __init__(self, config: TrackerConfig, motion: Motion, associate: Associate) -> None:
@@ -195,6 +196,7 @@ class Tracker:
         self.associate = associate
         self.table = TrackTable(0)
         self.steps = 0
+        self.tally = np.zeros(max(Outcome) + 1, dtype=np.int64)
         self._stamp_ns: int | None = None
         self._next_id = 1
         self._limits_ns = np.array([round(config.max_tentative_age_s * 1e9), round(config.max_age_s * 1e9)])
@@ -224,7 +226,17 @@ class Tracker:
             fresh = fresh[candidates.scores[fresh] >= self.config.start_score]
             outcomes[usable[fresh]] = Outcome.NEW
             track_ids[usable[fresh]] = self._start(candidates.take(fresh))
+        self.tally += np.bincount(outcomes, minlength=len(self.tally))
         return Step(seen.stamp_ns, outcomes, track_ids, forgotten_ids)
+
+    def counters(self) -> dict[str, int]:
+        """What became of all detections so far, in words; "detections" is the sum of the others."""
+        counted = {outcome.words: int(self.tally[outcome]) for outcome in Outcome if self.tally[outcome]}
+        return {"detections": int(self.tally.sum()), **counted}
+
+    def accepts(self, stamp_ns: int) -> bool:
+        """Whether a step with this stamp would be after the last one."""
+        return self._stamp_ns is None or stamp_ns > self._stamp_ns
 
     def reported(self) -> Array:
         """Indices of the tracks to show now: confirmed, and seen within coast_s."""
