@@ -28,6 +28,7 @@ class Tracker2DConfig(TrackerConfig):
     measurement_noise_scales: float = 0.07  # standard deviation of a box's centre and size
     acceleration_noise_scales: float = 0.2  # square root of the acceleration's power density, scales / s^1.5
     initial_speed_scales: float = 1.0  # standard deviation of a new track's rates, scales / s
+    score_noise_power: float = 0.0  # the noise of a detection with score p is larger by p to minus this power
     shown_place_gain: float = 0.7  # how far the reported box goes from the filter's place to the detection's,
     shown_size_gain: float = 0.3  # and from the filter's size
 
@@ -42,6 +43,7 @@ class Tracker2DConfig(TrackerConfig):
         for name, limit in (
             ("height_power", 10.0),
             ("direction_weight", 1.0),
+            ("score_noise_power", 10.0),
             ("reach", 2.0),
             ("shown_place_gain", 1.0),
             ("shown_size_gain", 1.0),
@@ -53,7 +55,12 @@ class Tracker2DConfig(TrackerConfig):
 
     def assemble(self) -> Tracker:
         """The tracker."""
-        model = SizeBox(self.measurement_noise_scales, self.acceleration_noise_scales, self.initial_speed_scales)
+        model = SizeBox(
+            self.measurement_noise_scales,
+            self.acceleration_noise_scales,
+            self.initial_speed_scales,
+            self.score_noise_power,
+        )
         motion = ImageMotion(
             model,
             memory_steps=self.direction_steps if self.direction_weight else 0,
