@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from tests.benchmarks.bench_tracking import MOT15_CONFIG, track_mot15
 from tests.golden import tracking_scenes
 from tracking.association import pairwise_iou
+from tracking.components import Tracker2D
 from tracking.evaluation.clear import clear
 from tracking.evaluation.folders import FolderScores, evaluate_folders, read_folders
 from tracking.evaluation.hota import ALPHAS, hota
@@ -22,7 +22,16 @@ from tracking.evaluation.matching import best_pairs, least_cost
 from tracking.evaluation.overlaps import Overlaps, TrackSet, covered_one_by_one, iou_one_by_one, nearness, overlaps
 from tracking.evaluation.preprocessing import mot_overlaps
 from tracking.evaluation.scores import Scores, score
-from tracking.files import read_det2d_csv, read_kitti_seqmap, read_mot, write_kitti, write_mot
+from tracking.files import (
+    detections_2d,
+    from_tracks_2d,
+    read_det2d_csv,
+    read_kitti_seqmap,
+    read_mot,
+    read_seqinfo,
+    write_kitti,
+    write_mot,
+)
 
 Array = np.ndarray[Any, Any]
 GOLDEN = Path(__file__).parents[1] / "golden" / "tracking_evaluation.json"
@@ -122,7 +131,12 @@ def test_numbered_detections_of_kitti_score_as_in_trackeval(shared_data: Path, t
 @pytest.mark.parametrize(("name", "least_mota"), [("TUD-Campus", 0.5), ("TUD-Stadtmitte", 0.65)])
 def test_real_pedestrians_are_followed(shared_data: Path, name: str, least_mota: float) -> None:
     sequence = shared_data / "mot15" / name
-    tracks, frames, _ = track_mot15(sequence, MOT15_CONFIG)
+    info = read_seqinfo(sequence / "seqinfo.ini")
+    frames = range(1, info.length + 1)
+    tracker = Tracker2D()
+    found = detections_2d(read_mot(sequence / "det" / "det.txt", []), frames, info.rate_hz)
+    messages: list[Any] = [tracker.step(message)["tracks"] for message in found]
+    tracks = from_tracks_2d(frames, messages)
     result = clear(mot_overlaps(read_mot(sequence / "gt" / "gt.txt", []), tracks, frames))
     assert result.mota > least_mota
     assert result.id_switches < 20
