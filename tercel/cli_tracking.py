@@ -23,7 +23,12 @@ def add_track(verbs: Any) -> None:
         "  tercel track MOT15/train -o out/tercel --report out/tercel.html\n"
         "  tercel track MOT15/train/TUD-Campus --tracker sort --set max_age_frames=3 -o out/sort --json sort.json\n"
         "  tercel track my_detections.txt --rate-hz 25 -o out/mine --video out/mine.webm\n"
-        "  tercel track KITTI/det3d_pointrcnn --tracker ab3dmot --poses KITTI/training --classes Car -o out/kitti\n",
+        "  tercel track KITTI/det3d_pointrcnn --tracker ab3dmot --poses KITTI/training --classes Car -o out/kitti\n"
+        "formats, seen from the files or forced by --format; any file may be gzipped:\n"
+        "  mot      frame,id,x,y,width,height,score,...    (MOTChallenge; seqinfo.ini or --rate-hz tells the rate)\n"
+        "  kitti    frame id class truncated occluded alpha x1 y1 x2 y2 h w l x y z ry [score]    (labels, results)\n"
+        "  kitti2d  frame,x1,y1,x2,y2,score    (RRC; one class for each file, named by its folder or by --classes)\n"
+        "  kitti3d  frame,type,x1,y1,x2,y2,score,h,w,l,x,y,z,ry,alpha    (PointRCNN)\n",
     )
     parser.add_argument("detections", type=Path, help="a file, a sequence's folder or a folder of either")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="gets SEQUENCE.txt of each")
@@ -33,13 +38,22 @@ def add_track(verbs: Any) -> None:
         help="tercel, sort, bytetrack or ocsort; in space tercel3d or ab3dmot (default: tercel or tercel3d)",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the tracker")
-    parser.add_argument("--format", metavar="NAME", help="mot, kitti, kitti2d or kitti3d (default: seen from the files)")
+    parser.add_argument(
+        "--format", metavar="NAME", help="mot, kitti, kitti2d or kitti3d (default: seen from the files)"
+    )
     parser.add_argument("--rate-hz", type=float, metavar="HZ", help="frames a second (default: seqinfo.ini; KITTI 10)")
-    parser.add_argument("--classes", type=_names, default=[], metavar="A,B", help="default: all; each is tracked by itself")
+    parser.add_argument(
+        "--classes", type=_names, default=[], metavar="A,B", help="default: all; each is tracked by itself"
+    )
     parser.add_argument("--sequences", type=_names, default=[], metavar="A,B", help="default: all")
-    parser.add_argument("--poses", type=Path, metavar="DIR", help="KITTI's folder with oxts and calib: the camera's way")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="tracks as moving pictures, timelines, account")
+    parser.add_argument(
+        "--poses", type=Path, metavar="DIR", help="KITTI's folder with oxts and calib: the camera's way"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="tracks as moving pictures, timelines, account"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="the sequences' images, for report and video")
+    parser.add_argument("--follow-images", action="store_true", help="read the camera's motion off the images (tercel)")
     parser.add_argument("--video", type=Path, metavar="FILE.webm", help="one sequence's tracks as a video (or .mp4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the account here")
 
@@ -58,6 +72,7 @@ def _track(args: argparse.Namespace) -> int:
         sequences=args.sequences,
         poses=args.poses,
         images=args.images,
+        follow_images=args.follow_images,
         report=args.report,
         video=args.video,
         json=args.json,
@@ -91,7 +106,12 @@ def _pictures(run: Any) -> list[Path]:
     if options.video is not None:
         from tercel.report.track_video import write_video
 
-        write_video(options.video, next(iter(run.tracked.values())), options.images)
+        progress = Progress("video")
+        try:
+            name, tracked = next(iter(run.tracked.items()))
+            write_video(options.video, tracked, run.images.get(name, {}), progress)
+        finally:
+            progress.done()
         written.append(options.video)
     return written
 
@@ -106,6 +126,7 @@ def _command(args: argparse.Namespace) -> str:
     words += ["--classes", ",".join(args.classes)] if args.classes else []
     words += ["--sequences", ",".join(args.sequences)] if args.sequences else []
     words += ["--poses", args.poses.name] if args.poses else []
+    words += ["--images", args.images.name, "--follow-images"] if args.images and args.follow_images else []
     return shlex.join([*words, "-o", args.output.name])
 
 

@@ -52,12 +52,13 @@ def typed_settings(texts: Mapping[str, str], defaults: Mapping[str, Any], option
         try:
             settings[key] = _TRUTHS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
-            raise UserError(f"{option} {key}={text}: {_KINDS.get(kind, kind.__name__)} is wanted") from None
+            raise UserError(
+                f"{option} {key}={text}: {'true or false' if kind is bool else kind.__name__} is wanted"
+            ) from None
     return settings
 
 
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -75,7 +75,8 @@ class Ab3dmotTracker(Tracker):
         if self._stamp_ns is None or self.steps > self.config.min_hits:
             return super().reported()
         recent = self.table.last_ns >= self._stamp_ns - round(self.config.coast_s * 1e9)
-        return recent.nonzero()[0]
+        shown: Array = recent.nonzero()[0]
+        return shown
 
 
 class BoxMotion:
@@ -98,8 +99,25 @@ class BoxMotion:
         boxes[2] += boxes[5] / 2.0
         return boxes
 
+    def shown(self, tracks: Array) -> dict[str, Array]:
+        """What Tracks3D says of the tracks at these indices: places, sizes, headings, velocities, covariances."""
+        boxes, state = self.boxes[:, tracks], self.state[:, :, tracks]
+        covariances = np.zeros((len(tracks), 6, 6))
+        places, velocities = np.arange(3), np.arange(3, 6)
+        covariances[:, places, places] = state[2, :3].T
+        covariances[:, 2, 2] += state[2, 6] / 4.0  # the centre is half a height above the floor
+        covariances[:, places, velocities] = covariances[:, velocities, places] = state[3, :3].T
+        covariances[:, velocities, velocities] = state[4, :3].T
+        return {
+            "centers_m": boxes[:3].T,
+            "sizes_m": boxes[3:6].T,
+            "yaws_rad": boxes[6],
+            "velocities_mps": state[1, :3].T,
+            "covariances": covariances,
+        }
+
     def keep(self, tracks: Array) -> None:
-        """Keep the tracks of a boolean mask."""
+        """Keep the tracks at these indices."""
         self.state = self.state[:, :, tracks]
 
     def predict(self, dt_s: float) -> None:
@@ -134,6 +152,7 @@ class ByVolume:
     class_aware: bool = True
 
     def __call__(self, table: TrackTable, motion: BoxMotion, seen: Observations) -> Assignment:
+        """See `tracking.tracker.Associate`."""
         pairs = of_one_class(overlapping_pairs_3d(motion.boxes, seen.measurements), table, seen, self.class_aware)
         found = assign(pairs, 1.0)
         return found.where(found.costs <= 1.0 - self.min_iou)

@@ -70,8 +70,8 @@ def overlapping_pairs(first_xyxy: Array, second_xyxy: Array, min_iou: float = 0.
     Boxes without area and boxes with a NaN overlap nothing.
     """
     first, second = np.asarray(first_xyxy, dtype=np.float64).T, np.asarray(second_xyxy, dtype=np.float64).T
-    rows, columns = touching(first, second)
     with np.errstate(invalid="ignore", over="ignore"):  # boxes of any size and kind; NaN is above nothing
+        rows, columns = touching(first, second)
         overlap = _iou(*first.take(rows, axis=1), *second.take(columns, axis=1))
         kept = overlap > min_iou
     pairs = Pairs(rows, columns, 1.0 - overlap, (first.shape[1], second.shape[1]))

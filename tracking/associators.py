@@ -84,7 +84,8 @@ def of_one_class(pairs: Pairs, table: TrackTable, seen: Observations, class_awar
 
 @dataclass(frozen=True)
 class ByOverlap:
-    """SORT: the greatest sum of IoUs of all pairs, of which those below min_iou are then dropped."""
+    """SORT: where no track and no detection has two partners of min_iou, these; else the greatest sum of IoUs of all
+    pairs, of which those below min_iou are then dropped."""
 
     min_iou: float = 0.3
     class_aware: bool = True
@@ -93,6 +94,9 @@ class ByOverlap:
         """Tracks are rows, detections columns."""
         predicted, boxes = motion.boxes_xyxy_px, corners(seen.measurements)
         pairs = of_one_class(overlapping_pairs(predicted, boxes), table, seen, self.class_aware)
+        near = pairs.where(pairs.costs <= 1.0 - self.min_iou)
+        if not contested_pairs(near).any():
+            return assignment(near.rows, near.columns, near.costs, near.shape)
         # As published: a pair below min_iou takes part in the sum, where it may stand in another's way, and is dropped.
         found = assign(pairs, 1.0)
         return found.where(found.costs <= 1.0 - self.min_iou)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tracking import axis_kalman
 
@@ -56,8 +56,8 @@ class BoxModel(Protocol):
         """What dt_s adds to variance, covariance and variance of the rate: (3, 4, N) or broadcast to it."""
         ...
 
-    def stop_shrinking(self, state: Array) -> None:
-        """Keep predicted boxes (a state (5, 4, N), changed in place) from vanishing."""
+    def stop_shrinking(self, state: Array, dt_s: ArrayLike) -> None:
+        """Of a state (5, 4, N) that was led dt_s on: boxes that vanish keep the size that they had, and stop there."""
         ...
 
 
@@ -95,11 +95,8 @@ class ScaleRatioBox:
         noise[2] *= per_s
         return noise
 
-    def stop_shrinking(self, state: Array) -> None:
-        area, rate = state[0, 2], state[1, 2]
-        gone = area <= 0.0
-        if gone.any():
-            area[gone], rate[gone] = MIN_SIZE_PX**2, 0.0
+    def stop_shrinking(self, state: Array, dt_s: ArrayLike) -> None:
+        _stop_below(MIN_SIZE_PX**2, state, slice(2, 3), dt_s)
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,8 @@ class HeightBox:
         noise: Array = np.array([position, np.zeros_like(position), rate])
         return noise * (dt_s / self.frame_period_s)
 
-    def stop_shrinking(self, state: Array) -> None:
-        _stop_below_minimum(state, slice(3, 4))
+    def stop_shrinking(self, state: Array, dt_s: ArrayLike) -> None:
+        _stop_below(MIN_SIZE_PX, state, slice(3, 4), dt_s)
 
     @staticmethod
     def _variances(coordinates: Array, fraction: float, ratio_deviation: float) -> Array:
@@ -176,8 +173,8 @@ class SizeBox:
     def process_noise(self, coordinates: Array, dt_s: float) -> Array:
         return axis_kalman.white_noise_acceleration(dt_s, self.acceleration_noise**2 * _areas(coordinates)[None])
 
-    def stop_shrinking(self, state: Array) -> None:
-        _stop_below_minimum(state, slice(2, 4))
+    def stop_shrinking(self, state: Array, dt_s: ArrayLike) -> None:
+        _stop_below(MIN_SIZE_PX, state, slice(2, 4), dt_s)
 
 
 def _areas(coordinates: Array) -> Array:
@@ -187,8 +184,9 @@ def _areas(coordinates: Array) -> Array:
     return areas
 
 
-def _stop_below_minimum(state: Array, rows: slice) -> None:
-    sizes = state[0, rows]
-    gone = sizes < MIN_SIZE_PX
+def _stop_below(least: float, state: Array, rows: slice, dt_s: ArrayLike) -> None:
+    sizes, rates = state[0, rows], state[1, rows]
+    gone = sizes < least
     if gone.any():
-        sizes[gone], state[1, rows][gone] = MIN_SIZE_PX, 0.0
+        sizes[gone] = np.maximum(sizes - rates * dt_s, least)[gone]
+        rates[gone] = 0.0

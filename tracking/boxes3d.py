@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.association import Pairs
+from tracking.association import Pairs, touching
 
 Array = NDArray[Any]
 
 BOX_ROWS = ("x", "y", "z", "length", "width", "height", "yaw")
+_UPRIGHT_M = 1e-12
 _CORNER_X = np.array([0.5, -0.5, -0.5, 0.5])[:, None]
 _CORNER_Y = np.array([0.5, 0.5, -0.5, -0.5])[:, None]
 _NEXT = np.array([1, 2, 3, 0])
@@ -60,12 +61,12 @@ def corners_bev(boxes: Array) -> Array:
 
 
 def paired_bev_iou(first: Array, second: Array) -> Array:
-    """IoU from above (K,) of boxes (7, K) and (7, K), one by one. A box without area, or with a NaN, overlaps nothing."""
+    """IoU from above (K,) of boxes (7, K) and (7, K), one by one. A box without a size or with NaN overlaps nothing."""
     return _paired(first, second, _bev_ious)
 
 
 def paired_iou_3d(first: Array, second: Array) -> Array:
-    """IoU of volumes (K,) of boxes (7, K) and (7, K), one by one. A box without volume or with NaN overlaps nothing."""
+    """IoU of volumes (K,) of boxes (7, K) and (7, K), one by one. A box without a size or with NaN overlaps nothing."""
     return _paired(first, second, _volume_ious)
 
 
@@ -85,28 +86,27 @@ def paired_giou_3d(first: Array, second: Array) -> Array:
 
 
 def shared_areas_bev(first: Array, second: Array) -> Array:
-    """The area (K,) in m^2 that each of the boxes (7, K) shares with its own of the other (7, K), from above."""
+    """The area (K,) in m^2 that each of the boxes (7, K) shares with its own of the other, from above."""
     cosine, sine = np.cos(second[6]), np.sin(second[6])
     across_x, across_y = corners_bev(first) - second[:2, None]
     x0 = across_x * cosine + across_y * sine
     y0 = across_y * cosine - across_x * sine
     x1, y1 = x0[_NEXT], y0[_NEXT]
     a, b = second[3] / 2.0, second[4] / 2.0
-    # The part of each edge between the sides |x| = a, by its shares of the way from corner 0 to corner 1.
-    left, right = np.clip(x0, -a, a), np.clip(x1, -a, a)
+    # The part of each edge between the sides |x| = a, along which y climbs steadily.
+    left, right = _clamped(x0, a), _clamped(x1, a)
     along = x1 - x0
-    shares = np.divide(np.stack([left, right]) - x0, along, out=np.zeros((2, *x0.shape)), where=along != 0.0)
-    y_left, y_right = y0 + np.clip(shares, 0.0, 1.0) * (y1 - y0)
-    heights = _mean_clamped(y_left, y_right, b) + b
+    np.copyto(along, np.inf, where=np.abs(along) < _UPRIGHT_M)  # such an edge has no part in the integral
+    climb = (y1 - y0) / along
+    heights = _mean_clamped(y0 + (left - x0) * climb, y0 + (right - x0) * climb, b) + b
     area: Array = np.maximum(((left - right) * heights).sum(axis=0), 0.0)
     return area
 
 
 def hull_areas_bev(first: Array, second: Array) -> Array:
-    """The area (K,) in m^2 of the convex hull of each of the boxes (7, K) with its own of the other (7, K), from above."""
+    """The area (K,) in m^2 of the convex hull of each of the boxes (7, K) with its own of the other, from above."""
     corners = np.concatenate([corners_bev(first), corners_bev(second)], axis=1)
-    corners = np.take_along_axis(corners, corners[0].argsort(axis=0)[None], axis=1)
-    x, y = corners
+    x, y = corners[:, corners[0].argsort(axis=0), np.arange(corners.shape[2])]
     over, start, end = _CHORDS
     length = x[end] - x[start]
     share = np.divide(x[over] - x[start], length, out=np.zeros_like(length), where=length > 0.0)
@@ -123,12 +123,19 @@ def hull_areas_bev(first: Array, second: Array) -> Array:
 # --- all with all --------------------------------------------------------------------------------------------------
 
 
-def near_boxes(first: Array, second: Array, margin_m: float = 0.0) -> tuple[Array, Array]:
-    """Rows and columns (K,) of the pairs of boxes (7, N) and (7, M) whose circles around them, from above, are less
-    than margin_m apart: all that overlap are among them. Circles of boxes with a NaN are nowhere near."""
-    radii = [np.hypot(boxes[3], boxes[4]) / 2.0 for boxes in (first, second)]
-    squared = (first[0][:, None] - second[0]) ** 2 + (first[1][:, None] - second[1]) ** 2
-    return np.nonzero(squared < (radii[0][:, None] + radii[1] + margin_m) ** 2)
+def near_boxes(first: Array, second: Array, reach: float = 1.0) -> tuple[Array, Array]:
+    """Rows and columns (K,) of the pairs of boxes (7, N) and (7, M) whose centres, from above, are nearer than `reach`
+    times the sum of the radii of the circles around them. With 1, all that overlap are among them; none that has a NaN.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        limits = [np.hypot(boxes[3], boxes[4]) * (reach / 2.0) for boxes in (first, second)]
+        squares = [
+            np.concatenate([b[:2] - limit, b[:2] + limit]) for b, limit in zip((first, second), limits, strict=True)
+        ]
+        rows, columns = touching(*squares)
+        x, y = first[:2].take(rows, axis=1) - second[:2].take(columns, axis=1)
+        near = x * x + y * y < (limits[0].take(rows) + limits[1].take(columns)) ** 2
+    return rows[near], columns[near]
 
 
 def pairwise_bev_iou(first: Array, second: Array) -> Array:
@@ -155,18 +162,34 @@ def overlapping_pairs_3d(first: Array, second: Array, min_iou: float = 0.0) -> P
     return Pairs(rows[kept], columns[kept], 1.0 - ious[kept], (first.shape[1], second.shape[1]))
 
 
+def near_pairs_3d(first: Array, second: Array, min_giou: float) -> Pairs:
+    """The pairs of boxes (7, N) and (7, M) whose generalised IoU is above min_giou, at a cost of 1 - GIoU.
+
+    Looked for among boxes nearer than twice the sum of their radii: two of one size farther apart have less than -1/3.
+    """
+    rows, columns = near_boxes(first, second, reach=2.0)
+    gious = paired_giou_3d(first[:, rows], second[:, columns])
+    kept = gious > min_giou
+    return Pairs(rows[kept], columns[kept], 1.0 - gious[kept], (first.shape[1], second.shape[1]))
+
+
 # --- inside --------------------------------------------------------------------------------------------------------
 
 
 def _mean_clamped(start: Array, end: Array, limit: Array) -> Array:
     """The mean of clamp(y, -limit, limit) over a straight way from y = start to y = end."""
     low, high = np.minimum(start, end), np.maximum(start, end)
-    inside_low, inside_high = np.clip(low, -limit, limit), np.clip(high, -limit, limit)
+    inside_low, inside_high = _clamped(low, limit), _clamped(high, limit)
     length = high - low
     below, above = np.maximum(np.minimum(high, -limit) - low, 0.0), np.maximum(high - np.maximum(low, limit), 0.0)
     parts = (above - below) * limit + (inside_high - inside_low) * (inside_high + inside_low) / 2.0
     mean: Array = np.divide(parts, length, out=inside_low, where=length > 0.0)
     return mean
+
+
+def _clamped(values: Array, limit: Array) -> Array:
+    clamped: Array = np.minimum(np.maximum(values, -limit), limit)
+    return clamped
 
 
 def _paired(first: Array, second: Array, ious: Any) -> Array:
@@ -189,7 +212,8 @@ def _pairwise(first: Array, second: Array, paired: Any) -> Array:
 
 def _bev_ious(first: Array, second: Array) -> Array:
     shared = shared_areas_bev(first, second)
-    return shared / (first[3] * first[4] + second[3] * second[4] - shared)
+    ious: Array = shared / (first[3] * first[4] + second[3] * second[4] - shared)
+    return ious
 
 
 def _volume_ious(first: Array, second: Array) -> Array:
@@ -201,8 +225,11 @@ def _volume_ious(first: Array, second: Array) -> Array:
 
 
 def _sound(boxes: Array) -> Array:
-    sound: Array = np.isfinite(boxes).all(axis=0) & (boxes[3:6] > 0.0).all(axis=0)
-    return sound
+    """Which boxes are finite and have sizes, of which no product under- or overflows, (N,) bool."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        volumes = _volumes(boxes)
+        sound: Array = np.isfinite(boxes).all(axis=0) & (boxes[3:6] > 0.0).all(axis=0)
+    return np.logical_and(sound, (volumes > 0.0) & (volumes < np.inf))
 
 
 def _volumes(boxes: Array) -> Array:

@@ -38,8 +38,9 @@ STEPPED = "its clock stepped"
 BACKWARDS = "exchanged stamps run backwards"
 
 _LEAST_SIGMA_S = 1e-3
-_LEAST_LAG_SIGMA_S = 0.02  # of one report: its tracks' errors last longer than the time to the next report
-_WALK_S = 1e-3  # what the least delay may change from report to report
+_LEAST_LAG_SIGMA_S = 0.02
+_LASTING = 2.0  # errors of tracks last: four reports, say, tell as much as one whose sigma is divided by this
+_WALK_S = 1e-3  # what the offset may drift from report to report
 _SIGMAS = 3.0  # a lag counts no more than one so far from what is expected
 _HUBER = 2.0  # sigmas within which a pair of tracks counts fully
 _MIN_SPEED_MPS = 1.0
@@ -70,7 +71,7 @@ class ClockOffset:
         self.config = config or ClockOffsetConfig()
         self._window: deque[_Sample] = deque()
         self._odd: list[_Sample] = []
-        self._delay_s, self._variance, self._refined = 0.0, self.config.delay_sigma_s**2, False
+        self._offset_ns, self._variance, self._refined = 0, self.config.delay_sigma_s**2, False
         self.relocks = 0
 
     @property
@@ -81,7 +82,9 @@ class ClockOffset:
     @property
     def offset_ns(self) -> int:
         """Their clock minus ours. Raises ValueError before the first sample."""
-        return self._least_ns() + round(self._delay_s * 1e9)
+        if not self._window:
+            raise ValueError("nothing was heard of this clock yet")
+        return self._offset_ns
 
     @property
     def sigma_s(self) -> float:
@@ -108,8 +111,7 @@ class ClockOffset:
         if self._window and abs(least_ns - self._least_ns()) > self.config.jump_s * 1e9:
             if not self._is_new_clock(sample):
                 raise Rejected(STEPPED)
-            self._window = deque(self._odd)
-            self._begin()
+            self._window, self._refined = deque(self._odd), False
             self.relocks += 1
         else:
             self._window.append(sample)
@@ -122,32 +124,28 @@ class ClockOffset:
     def refine(self, lag_s: float, sigma_s: float) -> None:
         """Take in a lag of their tracks behind ours (see `motion_lag`), seen with the present offset."""
         variance = self._variance + _WALK_S**2
-        noise = max(sigma_s, _LEAST_LAG_SIGMA_S) ** 2
+        noise = (_LASTING * max(sigma_s, _LEAST_LAG_SIGMA_S)) ** 2
         limit_s = _SIGMAS * float(np.sqrt(variance + noise))
         gain = variance / (variance + noise)
-        self._delay_s += gain * min(max(lag_s, -limit_s), limit_s)
+        self._offset_ns += round(gain * min(max(lag_s, -limit_s), limit_s) * 1e9)
         self._variance = (1.0 - gain) * variance
         self._refined = True
         self._bound()
 
-    def _begin(self) -> None:
-        """Know nothing of the quickest message's delay."""
-        self._delay_s, self._variance, self._refined = 0.0, self.config.delay_sigma_s**2, False
-
     def _least_ns(self) -> int:
-        if not self._window:
-            raise ValueError("nothing was heard of this clock yet")
         return max(sample.least_ns for sample in self._window)
 
     def _bound(self) -> None:
-        """Keep the delay between the bounds; take their middle where lags have not told it better than that."""
+        """Keep the offset between the bounds; at their middle where lags have not told it better than that."""
+        least_ns = self._least_ns()
         most = [sample.most_ns for sample in self._window if sample.most_ns is not None]
-        width_s = np.inf
-        if most:
-            width_s = max(min(most) - self._least_ns(), 0) * 1e-9
-            if width_s**2 / 12.0 < self._variance or not self._refined:
-                self._delay_s, self._variance = width_s / 2.0, width_s**2 / 12.0
-        self._delay_s = min(max(self._delay_s, 0.0), width_s)
+        width_ns = max(min(most) - least_ns, 0) if most else None
+        known = self.config.delay_sigma_s**2 if width_ns is None else (width_ns * 1e-9) ** 2 / 12.0
+        if not self._refined or known < self._variance:
+            self._offset_ns, self._variance = least_ns + (width_ns or 0) // 2, known
+        self._offset_ns = max(self._offset_ns, least_ns)
+        if width_ns is not None:
+            self._offset_ns = min(self._offset_ns, least_ns + width_ns)
 
     def _is_new_clock(self, sample: _Sample) -> bool:
         """Note a sample that contradicts the window; whether such samples now make a clock of their own."""

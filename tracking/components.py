@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.errors import Rejected
 from tercel.core.geometry import orthonormalise
 from tercel.core.messages import Detections2D, Detections3D, Odometry, Tracks2D, Tracks3D
+from tracking.ab3dmot import Ab3dmotConfig
+from tracking.box_tracker import BoxTrackerConfig
 from tracking.bytetrack import ByteTrackConfig
 from tracking.image_motion import ImageMotion
 from tracking.image_tracker import Tracker2DConfig
@@ -89,15 +90,15 @@ class OcSort(Tracker2D):
 class Tracker3D(Component):
     """Boxes in a sensor's frame, with that sensor's pose, to tracks in the pose's fixed frame: the confirmed ones.
 
-    `last_step` is the account of the latest detections.
+    `last_step` is the account of the latest detections. The subclasses track by other rules.
     """
 
-    Config = Tracker3DConfig
+    Config: ClassVar[type[Any]] = Tracker3DConfig
     detections = Input(Detections3D)
     odometry = Input(Odometry, depth=100)  # small, and waits for detections that take longer
     tracks = Output(Tracks3D)
 
-    def __init__(self, config: Tracker3DConfig | None = None, models: Models | None = None) -> None:
+    def __init__(self, config: Any = None, models: Models | None = None) -> None:
         super().__init__(config, models)
         self._tracker: Tracker = self.config.assemble()
         self._motion = cast(WorldMotion, self._tracker.motion)
@@ -121,18 +122,21 @@ class Tracker3D(Component):
         self._stream = _same_stream(self._stream, names)
         self.last_step = self._tracker.step(WorldMotion.observe(detections, world_T_sensor))
         shown = self._tracker.reported()
-        motion = self._motion
         book = {**_book(self._tracker, detections, shown), "frame_id": odometry.frame_id}
-        return {
-            "tracks": Tracks3D(
-                centers_m=motion.state.positions[:, shown].T,
-                sizes_m=motion.sizes_m[shown],
-                yaws_rad=motion.yaws_rad[shown],
-                velocities_mps=motion.state.velocities[:, shown].T,
-                covariances=np.moveaxis(motion.state.covariance[:, :, shown], -1, 0),
-                **book,
-            )
-        }
+        places: dict[str, Any] = self._motion.shown(shown)
+        return {"tracks": Tracks3D(**places, **book)}
+
+
+class BoxTracker3D(Tracker3D):
+    """Our own tracker of a detector's boxes; see `tracking.box_tracker`."""
+
+    Config = BoxTrackerConfig
+
+
+class Ab3dmot(Tracker3D):
+    """AB3DMOT, as published but in the world; see `tracking.ab3dmot`."""
+
+    Config = Ab3dmotConfig
 
 
 def _book(tracker: Tracker, detections: Detections2D | Detections3D, shown: Array) -> dict[str, Any]:

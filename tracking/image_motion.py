@@ -105,9 +105,9 @@ class ImageMotion:
             self._unseen_s = self._unseen_s.take(tracks)
 
     def predict(self, dt_s: float) -> None:
-        """Move all tracks dt_s forward; a box that shrinks to nothing stops there."""
+        """Move all tracks dt_s forward; a box that would shrink to nothing keeps its size."""
         self.state = axis_kalman.predict(self.state, dt_s, self.model.process_noise(self.state[0], dt_s))
-        self.model.stop_shrinking(self.state)
+        self.model.stop_shrinking(self.state, dt_s)
         if self._shown_gains is not None:
             self._offsets = np.zeros(self.seen_boxes.shape)
         if self._reupdate_period_s:
@@ -188,7 +188,7 @@ class ImageMotion:
             now = state[:, :, going]
             noise = self.model.process_noise(now[0], period_s) * (dt_s[going] / period_s)
             now = axis_kalman.predict(now, dt_s[going], noise)
-            self.model.stop_shrinking(now)
+            self.model.stop_shrinking(now, dt_s[going])
             last = steps[going] == index  # the last step is the real detection's, and is left to `update`
             z = first[:, going] + index * stride[:, going]
             moved = axis_kalman.update(now, z, self.model.measurement_variances(z, scores[going]))

@@ -93,6 +93,11 @@ class History(Generic[State, M, Account]):
         """The accounts of the measurements in the history, in order; those of late arrivals' successors may change."""
         return [entry.account for entry in self._entries]
 
+    @property
+    def measurements(self) -> list[M]:
+        """The measurements in the history, in order."""
+        return [entry.measurement for entry in self._entries]
+
     def state_at(self, stamp_ns: int) -> State:
         """The state after all measurements up to and including this stamp, of those that the history still holds."""
         place = bisect_right(self._keys, stamp_ns, key=lambda key: key[0])

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tercel.core.errors import Rejected
 from tracking import axis_kalman
-from tracking.imm import ImmState, imm_predict, imm_start, imm_update
+from tracking.imm import ImmState, imm_combine, imm_predict, imm_start, imm_update
 from tracking.kalman import KalmanState
 from tracking.motion_models import constant_velocity, coordinated_turn
 
@@ -71,9 +71,10 @@ class Sightings:
 
     ids (N,) int64; positions (N, D) of the centres, D = 2 or 3; psd (N,): power density of the class's acceleration,
     unit^2 / s^3; psd_ahead (N,): the same for predictions, in the steady and the turning models (what lasts for seconds
-    is nearly nothing from frame to frame, and much over a horizon); variances (N,) of a position's coordinates; speed_variances (N,) of what is not known of a new track; seen (N,) bool: a detection stands behind the
-    position. velocities (N, D) and covariances (N, 2D, 2D), of positions and velocities, are what the source knows of
-    new tracks, NaN or None where it does not.
+    is nearly nothing from frame to frame, and much over a horizon); variances (N,) of a position's coordinates;
+    speed_variances (N,) of what is not known of a new track; seen (N,) bool: a detection stands behind the position.
+    velocities (N, D) and covariances (N, 2D, 2D), of positions and velocities, are what the source knows of new tracks,
+    NaN or None where it does not.
     """
 
     stamp_ns: int
@@ -215,9 +216,7 @@ class Histories:
 
     def predict(self, ids: Array, horizons_s: Sequence[float]) -> Hypotheses:
         """The hypotheses for known tracks (N,), in the order given: D is 3. Raises KeyError for an unknown one."""
-        places = np.searchsorted(self._ids, ids)
-        if len(ids) and (places.max() >= len(self._ids) or (self._ids[places] != ids).any()):
-            raise KeyError("no such track")
+        places = self._places(ids)
         psd, psd_ahead, variances = self._noise[:, places]
         plane = predict_modes(self._plane.take(places), psd, psd_ahead, variances, horizons_s, self._modes)
         n, k, h, _ = plane.positions.shape
@@ -230,6 +229,25 @@ class Histories:
             positions[:, :, index, 2] = later[0, 0, :, None]
             covariances[:, :, index, 2, 2] = (later[2, 0] + variances)[:, None]
         return Hypotheses(positions, covariances, plane.probabilities)
+
+    def spread(self, ids: Array) -> tuple[Array, Array]:
+        """The combined covariances (N, 4, 4) of x, y, vx, vy now, and the power density (N,) of their acceleration
+        ahead, averaged over the modes: what a closed form of the growing error needs. Raises KeyError.
+        """
+        places = self._places(ids)
+        state, (psd, psd_ahead, _) = self._plane.take(places), self._noise[:, places]
+        stop, steady, manoeuvre, turn, other_turn = state.probabilities
+        modes = self._modes
+        density = psd * (stop * modes.stop_noise**2 + manoeuvre * modes.manoeuvre_noise**2)
+        density += psd_ahead * (steady + (turn + other_turn) * modes.turn_noise**2)
+        return np.moveaxis(imm_combine(state).covariance, -1, 0), density
+
+    def _places(self, ids: Array) -> Array:
+        """Where these tracks are kept. Raises KeyError for an unknown one."""
+        places = np.searchsorted(self._ids, ids)
+        if len(ids) and (places.max() >= len(self._ids) or (self._ids[places] != ids).any()):
+            raise KeyError("no such track")
+        return places
 
     def _forget(self, stamp_ns: int) -> None:
         """End the tracks that were not reported for too long."""

@@ -34,12 +34,19 @@ class Outcome(IntEnum):
         """Whether the detection took no part in any track."""
         return self >= Outcome.TOO_WEAK_TO_START
 
+    @property
+    def words(self) -> str:
+        """ "matched", "rejected: low score" and so on, to be counted under."""
+        name = self.name.lower().replace("_", " ")
+        return f"rejected: {name}" if self.rejected else name
+
 
 @dataclass(frozen=True, eq=False)
 class Observations:
     """The detections of one instant as a Motion measures them.
 
     measurements (K, N) float64, one column for each detection; scores (N,); labels (N,), each below class_count.
+    world_T_sensor (4, 4): from where they were seen, where measurements are of the world and it is known.
     """
 
     stamp_ns: int
@@ -47,6 +54,7 @@ class Observations:
     scores: Array
     labels: Array
     class_count: int
+    world_T_sensor: Array | None = None
 
     def take(self, detections: Array) -> Observations:
         """The detections at these indices."""
@@ -56,6 +64,7 @@ class Observations:
             self.scores.take(detections),
             self.labels.take(detections),
             self.class_count,
+            self.world_T_sensor,
         )
 
 

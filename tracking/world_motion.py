@@ -93,8 +93,9 @@ class WorldMotion:
             centers = transform_points(world_T_sensor, detections.centers_m)
             yaws_world = np.where(np.isfinite(yaws), np.arctan2(headings[:, 1], headings[:, 0]), np.nan)
         measurements = np.concatenate([centers.T, detections.sizes_m.T, yaws_world[None]])
+        class_count = len(detections.class_names)
         return Observations(
-            detections.stamp_ns, measurements, detections.scores, detections.labels, len(detections.class_names)
+            detections.stamp_ns, measurements, detections.scores, detections.labels, class_count, world_T_sensor
         )
 
     def copy(self) -> WorldMotion:
@@ -105,10 +106,26 @@ class WorldMotion:
         return other
 
     @property
+    def boxes(self) -> Array:
+        """(7, T) float64, rows as in the measurements."""
+        return np.concatenate([self.state.positions, np.exp(self.log_sizes), self.yaws_rad[None]])
+
+    @property
     def sizes_m(self) -> Array:
         """(T, 3) float64, length width height."""
         result: Array = np.exp(self.log_sizes).T
         return result
+
+    def shown(self, tracks: Array) -> dict[str, Array]:
+        """What Tracks3D says of the tracks at these indices: places, sizes, headings, velocities, covariances."""
+        state = self.state.take(tracks)
+        return {
+            "centers_m": state.positions.T,
+            "sizes_m": self.sizes_m[tracks],
+            "yaws_rad": self.yaws_rad[tracks],
+            "velocities_mps": state.velocities.T,
+            "covariances": np.moveaxis(state.covariance, -1, 0),
+        }
 
     def keep(self, tracks: Array) -> None:
         """Keep the tracks at these indices."""

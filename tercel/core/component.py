@@ -101,6 +101,13 @@ class Component:
         self.config = self.Config() if config is None else config
         self.models = models
 
+    def counters(self) -> Mapping[str, int]:
+        """What it has counted so far beside messages, by name, the first the sum of the others.
+
+        The host collects it when the component is done.
+        """
+        return {}
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         members = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}

@@ -33,13 +33,14 @@ Publish = Callable[[str, Message], None]
 
 @dataclass
 class NodeAccount:
-    """What one component did: its inputs' accounts, its outputs, and how long each call took."""
+    """What one component did: its inputs' accounts, its outputs, the time of each call, and what it counted itself."""
 
     ports: dict[str, PortAccount]
     outputs: Counter[str] = field(default_factory=Counter)
     took_ms: array[float] = field(default_factory=lambda: array("d"))
     age_ms: array[float] = field(default_factory=lambda: array("d"))
     restarts: int = 0
+    counters: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -72,6 +73,10 @@ class _Runner:
         self.resting.clear()
         self._wake.set()
 
+    def collect(self) -> None:
+        """Add what the component has counted to the account; once for each component, when it is done."""
+        self.account.counters.update(self._component.counters())
+
     async def work(self, clock: VirtualClock) -> None:
         """Call handlers as their inputs arrive, for ever; one that fails is at rest, so that nobody waits for it."""
         try:
@@ -88,6 +93,7 @@ class _Runner:
                 await self._wake.wait()
                 continue
             if self.ports.take_clock_reset():
+                self.collect()
                 self._component = self.node.component(self.node.config, self._models)
                 self.account.restarts += 1
             handler = getattr(self._component, call.handler.function)
@@ -161,6 +167,7 @@ def replay(
                 worker.result()
         for runner in runners:
             runner.ports.drop_waiting()
+            runner.collect()
 
     began_s = time.perf_counter()
     run_virtual(main(), clock)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from registration.trajectory import absolute_error, relative_error
 from tercel.core import geometry
 from tercel.core.errors import Rejected
+from tercel.core.frames import StaticFrames
 from tercel.core.messages import Odometry, Tracks2D, Tracks3D, Transforms
 from tercel.hosts.recording import Recording
-from tercel.report.frames import Frames, StaticFrames, Trajectory
+from tercel.report.frames import Frames, Trajectory
 from tracking.evaluation.clear import Clear, clear
 from tracking.evaluation.overlaps import TrackSet, iou_one_by_one, nearness, overlaps
 

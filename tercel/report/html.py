@@ -128,12 +128,14 @@ _CURSOR = '<i class="cursor" hidden></i>'
 
 
 def _component_section(summary: dict[str, Any]) -> str:
+    counted = tables.counted_html(summary)
+    told = f'<h3>What became of every detection</h3><div class="card">{counted}</div>' if counted else ""
     bars = "Bars: dark up to the median, pale up to 99 %, a stroke at the maximum; one scale for all."
     return section(
         "components",
         "Components",
         f'<div class="card">{tables.component_table(summary)}<p class="quiet">{bars}</p></div>'
-        f'<h3>What was dropped, and why</h3><div class="card">{tables.lost_html(summary)}</div>',
+        f'<h3>What was dropped, and why</h3><div class="card">{tables.lost_html(summary)}</div>{told}',
     )
 
 

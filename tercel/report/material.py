@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from tercel.core.frames import StaticFrames
 from tercel.core.messages import CameraInfo, Message, Odometry, Tracks2D, Tracks3D, Transforms
 from tercel.hosts.recording import Recording
-from tercel.report.frames import Frames, StaticFrames, Trajectory
+from tercel.report.frames import Frames, Trajectory
 from tercel.report.snapshots import PAIRING_NS, Instant, Snapshots, decode, sensor_topics, spread
 
 MAX_POSES = 3000

@@ -96,6 +96,7 @@ def _component(
         "dropped": sum(counts.dropped.total() for counts in account.ports.values()),
         "rejected": sum(counts.rejected.total() for counts in account.ports.values()),
         "restarts": account.restarts,
+        **({"counters": dict(account.counters)} if account.counters else {}),
         "inputs": rows,
         "outputs": {port: {"topic": topic, "count": account.outputs[port]} for port, topic in outputs.items()},
         "latency_ms": quantiles_ms(account.took_ms),
@@ -123,6 +124,9 @@ def table(summary: Mapping[str, Any]) -> str:
     for title in ("odometry", "tracking_3d", "tracking_2d"):
         numbers = "  ".join(f"{key} {value}" for key, value in summary.get(title, {}).items())
         lines += textwrap.wrap(f"{title}: {numbers}", width=100, subsequent_indent="    ") if numbers else []
+    for name, row in summary["components"].items():
+        counted = ", ".join(f"{count} {what}" for what, count in row.get("counters", {}).items())
+        lines += textwrap.wrap(f"{name}: {counted}", width=100, subsequent_indent="    ") if counted else []
     lines += [
         f"restarted: {name}, {row['restarts']} times: the clock of its input was set back"
         for name, row in summary["components"].items()

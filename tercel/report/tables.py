@@ -96,6 +96,22 @@ def lost_html(summary: Summary) -> str:
     return f'<p>{processed:,} messages were processed.</p>{plain}<ul class="lost">{"".join(lines)}</ul>'
 
 
+def counted_html(summary: Summary) -> str:
+    """What components have counted themselves, such as what became of every detection; empty if none has."""
+    lines = []
+    for name, row in section(summary, "components").items():
+        counters = {what: n for what, n in section(row, "counters").items() if isinstance(n, int)}
+        if counters:
+            whole = next(iter(counters.values()))  # the first one is the sum of the others
+            parts = [f"<b>{n:,}</b> {esc(what)}{_share(n, whole)}" for what, n in counters.items()]
+            lines.append(f"<li><code>{esc(name)}</code>: {parts[0]}: {', '.join(parts[1:])}</li>")
+    return f'<ul class="lost">{"".join(lines)}</ul>' if lines else ""
+
+
+def _share(n: int, whole: int) -> str:
+    return f" ({100 * n / whole:.1f} %)" if 0 < n < whole else ""
+
+
 def _figure(summary: Summary, part: str, key: str) -> float | None:
     """One number of the summary, if it is there and is one."""
     value = section(summary, part).get(key)

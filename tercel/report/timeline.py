@@ -78,9 +78,9 @@ def bars_of_paths(paths: Sequence[TrackPath], origin_ns: int) -> list[Bar]:
     return bars
 
 
-def timeline_panel(bars: Sequence[Bar], end_s: float, label: str) -> tuple[Panel, Axes, int]:
+def timeline_panel(bars: Sequence[Bar], end_s: float, label: str, most: int = MAX_ROWS) -> tuple[Panel, Axes, int]:
     """The panel, its axes, and how many of the bars it shows: the longest, in order of their first sight."""
-    longest = sorted(bars, key=lambda bar: (bar.first_s - bar.last_s, bar.identity))[:MAX_ROWS]
+    longest = sorted(bars, key=lambda bar: (bar.first_s - bar.last_s, bar.identity))[:most]
     rows = sorted(longest, key=lambda bar: (bar.first_s, bar.identity))
     row_height = min(_ROW_HEIGHT, _MAX_HEIGHT / max(1, len(rows)))
     height = row_height * len(rows)
@@ -92,7 +92,7 @@ def timeline_panel(bars: Sequence[Bar], end_s: float, label: str) -> tuple[Panel
     labelled = round(np.ceil(_ROW_HEIGHT / row_height - 0.05))  # every so many rows there is room for a label
     for index, bar in enumerate(rows):
         y = axes.top + index * row_height
-        _draw(panel, axes, bar, y, row_height, hues)
+        _draw(panel, axes, bar, y + row_height / 2, row_height - 2 * min(3.0, row_height / 5), hues)
         if index % labelled == 0:
             text = f"<b>{bar.identity}</b> {esc(bar.class_name)}"
             panel.text(axes.left - 6 * (len(hues) > 1), y + row_height / 2, text, "row-label")
@@ -111,35 +111,26 @@ def legend(bars: Sequence[Bar]) -> str:
     if len(hues) < 2:
         return ""
     keys = (f'<span class="class-key" style="--h:{hue}"></span>{esc(name) or "–"}' for name, hue in hues.items())
-    return f' · class, at the left: {" ".join(keys)}'
+    return f" · class, at the left: {' '.join(keys)}"
 
 
-def _draw(panel: Panel, axes: Axes, bar: Bar, y: float, row_height: float, hues: dict[str, str]) -> None:
-    """One row: a thin line for the whole life, and on it what was seen."""
-    inset = min(3.0, row_height / 5)
-    top, height = y + inset, row_height - 2 * inset
-    first, last = _x(axes, bar.first_s), _x(axes, bar.last_s)
-    middle = number(y + row_height / 2)
-    shapes = f'<path class="gap" d="M{number(first)} {middle}H{number(max(last, first + _LEAST_WIDTH))}"/>'
-    shapes += _blocks(axes, bar.pale_s, top, height, "span unsure") + _blocks(axes, bar.seen_s, top, height, "span")
+def _draw(panel: Panel, axes: Axes, bar: Bar, middle: float, height: float, hues: dict[str, str]) -> None:
+    """One row: a thin line for the whole life, and on it, thick, what was seen."""
+    y, thick = number(middle), number(height)
+    shapes = f'<path class="gap" d="{_strokes(axes, np.array([[bar.first_s, bar.last_s]]), y)}"/>'
+    for css, spells_s in (("span unsure", bar.pale_s), ("span", bar.seen_s)):
+        if len(spells_s):
+            shapes += f'<path class="{css}" stroke-width="{thick}" d="{_strokes(axes, spells_s, y)}"/>'
     if len(hues) > 1:
-        x = axes.left - 5.0
-        mark = f'<path d="M{number(x)} {number(top)}h3v{number(height)}h-3z"/>'
-        shapes += f'<g class="class-mark" style="--h:{hues[bar.class_name]}">{mark}</g>'
+        mark = f'd="M{number(axes.left - 5.0)} {y}h3"'
+        shapes += f'<path class="span class-mark" style="--h:{hues[bar.class_name]}" stroke-width="{thick}" {mark}/>'
     panel.shapes.append(
         f'<g class="life" style="--h:{hue_of_id(bar.identity)}" data-id="{bar.identity}">'
         f"<title>{esc(bar.words)}</title>{shapes}</g>"
     )
 
 
-def _blocks(axes: Axes, spells_s: Array, top: float, height: float, css: str) -> str:
-    data = ""
-    for begin_s, end_s in spells_s.tolist():
-        x = _x(axes, begin_s)
-        width = number(max(_x(axes, end_s) - x, _LEAST_WIDTH))
-        data += f"M{number(x)} {number(top)}h{width}v{number(height)}h-{width}z"
-    return f'<path class="{css}" d="{data}"/>' if data else ""
-
-
-def _x(axes: Axes, time_s: float) -> float:
-    return float(axes.place(np.array([[time_s, 0.0]]))[0, 0])
+def _strokes(axes: Axes, spells_s: Array, y: str) -> str:
+    """A stroke from each beginning to its end, wide enough to be seen."""
+    at = axes.place(np.column_stack([spells_s.reshape(-1), np.zeros(spells_s.size)]))[:, 0].reshape(-1, 2)
+    return "".join(f"M{number(x)} {y}H{number(max(end, x + _LEAST_WIDTH))}" for x, end in at.tolist())

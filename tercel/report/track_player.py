@@ -25,8 +25,8 @@ from tracking.screening import Outcome
 
 Array = NDArray[Any]
 
-MAX_BYTES = 2_500_000
-IMAGE_BYTES = 1_800_000
+MAX_BYTES = 2_200_000
+IMAGE_BYTES = 1_700_000
 _SPAN = 16_000  # of 32,767: boxes may reach beyond the image
 _TRACK_BYTES, _SPACE_BYTES, _OTHER_BYTES, _FRAME_BYTES = 11, 10, 9, 8
 _NO_POSE = 32_767  # in place of a yaw; yaws are at most 31,416

@@ -31,6 +31,7 @@ from forecast_data import HALVES, data_folder, world_T_lidar  # noqa: E402
 from sampling_data import Stream, read_stream  # noqa: E402
 
 from devices.sensors.recorded.kitti_calibration import read_single_file  # noqa: E402
+from tests.benchmarks.peers.settings import MOT15_HALVES, OURS  # noqa: E402
 from tracking.camera_motion import rotation_affine  # noqa: E402
 from tracking.components import Tracker2D  # noqa: E402
 from tracking.evaluation.scores import Scores  # noqa: E402
@@ -40,12 +41,8 @@ from tracking.presets import make_tracker_2d  # noqa: E402
 Array = NDArray[Any]
 Affines = Mapping[int, Array]
 
-MOT15_HALVES = {
-    "tuned on": ("ADL-Rundle-6", "ETH-Bahnhof", "ETH-Sunnyday", "KITTI-17", "PETS09-S2L1", "TUD-Campus"),
-    "other": ("ADL-Rundle-8", "ETH-Pedcross2", "KITTI-13", "TUD-Stadtmitte", "Venice-2"),
-}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mot15": {"start_score": 0.85, "confirm_score": 0.99, "max_tentative_age_s": 0.2, "coast_s": 0.05},
+    "mot15": OURS["tercel"]["mot15"],
     "kitti": {},
     "sdd": {},
 }

@@ -35,8 +35,8 @@ from forecast_data import HALVES, KITTI_HZ, SDD_HZ, TrackTensor, read_kitti, rea
 from forecast_residual import SIMULATED, errors, learn, street_boxes  # noqa: E402
 
 from tracking.evaluation.forecast import Forecast, ForecastScores, evaluate  # noqa: E402
+from tracking.motion_settings import ImageMotionSettings, MotionSettings, WorldMotionSettings  # noqa: E402
 from tracking.prediction import Histories, ModeConfig, Sightings, transition  # noqa: E402
-from tracking.predictor import Predictor2DConfig, Predictor3DConfig, PredictorConfig  # noqa: E402
 
 Array = NDArray[Any]
 
@@ -45,12 +45,12 @@ MISS = 2.0  # m, or scales
 MIN_AGE_S = 1.0
 SAMPLES = 50
 CLASSES = {"kitti": ("Car", "Pedestrian", "Cyclist"), "sdd": ("Pedestrian", "Biker", "Cart")}
-CONFIGS: dict[str, PredictorConfig] = {"kitti": Predictor3DConfig(), "sdd": Predictor2DConfig()}
+CONFIGS: dict[str, MotionSettings] = {"kitti": WorldMotionSettings(), "sdd": ImageMotionSettings()}
 STRIDE = {"kitti": 4, "sdd": 1}
 SHARES = (0.0, 0.3, 1.0)  # of the learned correction
 KALMAN = {  # acceleration noise of constant velocity alone, from --tune: by the same likelihood on the same half
-    ("kitti", "Car"): 0.96, ("kitti", "Pedestrian"): 0.12, ("kitti", "Cyclist"): 0.96,
-    ("sdd", "Pedestrian"): 0.12, ("sdd", "Biker"): 0.48, ("sdd", "Cart"): 0.48,
+    ("kitti", "Car"): 0.96, ("kitti", "Pedestrian"): 0.12, ("kitti", "Cyclist"): 0.68,
+    ("sdd", "Pedestrian"): 0.17, ("sdd", "Biker"): 0.68, ("sdd", "Cart"): 0.48,
 }  # fmt: skip
 ALONE = 1e-12  # the share of a mode that is switched off
 

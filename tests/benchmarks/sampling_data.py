@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,8 +78,8 @@ def _kitti(name: str) -> Stream:
     frames = range(int(max(truth.frames.max(), frame.max())) + 1)
 
     def judge(tracks: BoxSequence) -> Scores:
-        return score(kitti_overlaps(truth, tracks, frames, "Car")) + score(
-            kitti_overlaps(truth, tracks, frames, "Pedestrian")
+        return score(kitti_overlaps(truth, tracks, frames, "car")) + score(
+            kitti_overlaps(truth, tracks, frames, "pedestrian")
         )
 
     return Stream(name, _messages(found, frames, 10.0, names), judge)

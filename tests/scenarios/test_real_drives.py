@@ -28,10 +28,11 @@ def test_the_camera_and_lidar_drive_replays_with_real_detectors(
     camera_lidar_drive: Path, shared_data: Path, tmp_path: Path, model: str
 ) -> None:
     summary = replay(camera_lidar_drive, tmp_path / "out", "--model", shared_data / "models" / f"{model}.onnx")
-    assert summary["graph"] == "camera_lidar"
+    assert summary["graph"] == "fusion"
     for name, row in summary["components"].items():
-        assert row["count"] == 39, name
         assert row["dropped"] == row["rejected"] == 0, name
+        assert all(port["processed"] in (1, 39) for port in row["inputs"].values()), name
+    assert summary["components"]["tracker_3d"]["outputs"]["tracks"]["count"] == 39
     # The car ahead is in view from the first to the last frame: it must be one track for most of the drive.
     longest = summary["tracking_2d"]["longest_s"]
     assert longest > 0.6 * summary["recording"]["duration_s"]

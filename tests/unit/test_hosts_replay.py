@@ -62,6 +62,13 @@ def test_a_refused_message_is_counted_under_its_reason(tmp_path: Path) -> None:
     assert account.nodes["joiner"].ports["cloud"].dropped == {"no partner within tolerance": 2}
 
 
+def test_what_a_component_counts_itself_is_collected_when_it_is_done(tmp_path: Path) -> None:
+    write_two_topics(tmp_path / "r.mcap", count=10)
+    account, _ = run(tmp_path / "r.mcap", write(tmp_path, GOOD))
+    assert account.nodes["smoother"].counters == {"calls": 10}
+    assert account.nodes["joiner"].counters == {}
+
+
 def test_an_undecodable_message_is_counted_and_survived(tmp_path: Path) -> None:
     path = tmp_path / "r.mcap"
     with RecordingWriter(path, compression="none") as writer:

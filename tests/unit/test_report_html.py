@@ -67,10 +67,10 @@ def tracks_3d(i: int, *, frame: str = "odom", name: str = "car", identity: int =
     )  # fmt: skip
 
 
-def tracks_2d(i: int, *, name: str = "person") -> Tracks2D:
+def tracks_2d(i: int, *, name: str = "person", identity: int = 3) -> Tracks2D:
     return Tracks2D(
         stamp_ns=i * STEP_NS, frame_id="camera", boxes_xyxy_px=np.array([[10, 10, 30, 50]]), scores=np.ones(1),
-        labels=np.zeros(1), class_names=(name,), ids=np.array([3]), velocities_px_per_s=np.full((1, 2), np.nan),
+        labels=np.zeros(1), class_names=(name,), ids=np.array([identity]), velocities_px_per_s=np.full((1, 2), np.nan),
         ages_s=np.full(1, np.nan),
     )  # fmt: skip
 
@@ -291,7 +291,26 @@ def test_the_script_finds_a_time_for_every_instant(tmp_path: Path) -> None:
     assert len(marks["map"]) == len(marks["timeline"]) == 5
 
 
+def test_a_track_is_thin_in_the_timeline_where_it_was_missing(tmp_path: Path) -> None:
+    there = [("/tracks_2d", tracks_2d(i, identity=4)) for i in range(5)]
+    away = [("/tracks_2d", tracks_2d(i)) if i != 2 else there[2] for i in range(5)]
+    text = report(tmp_path, CAMERA, away)
+    assert "track 3, person: 0.00 s to 0.40 s (0.40 s), seen 4 times, 1 pause, the longest 0.20 s" in text
+    life = text.split('data-id="3"')[1].split("</g>")[0]
+    assert life.split('class="span"')[1].count("M") == 2
+    assert life.split('class="gap"')[1].split("/>")[0].count("M") == 1
+
+
 # --- the summary in words
+
+
+def test_what_components_counted_is_told_as_shares_of_its_sum() -> None:
+    counters = {"detections": 1200, "matched": 900, "rejected: no size": 300}
+    text = tables.counted_html({"components": {"tracker_2d": {"counters": counters}, "detector": {}}})
+    assert re.sub(r"<[^>]*>", "", text) == (
+        "tracker_2d: 1,200 detections: 900 matched (75.0 %), 300 rejected: no size (25.0 %)"
+    )
+    assert tables.counted_html({"components": {"detector": {}}}) == ""
 
 
 def test_the_verdict_is_one_sentence() -> None:

@@ -165,6 +165,16 @@ def test_every_fault_of_a_detection_is_named() -> None:
     assert [Outcome(value).name for value in step.outcomes] == [outcome.name for outcome in expected]
 
 
+def test_the_tally_of_all_steps_names_every_outcome_and_its_sum() -> None:
+    tracker = image_tracker(min_score=0.1, start_score=0.6, min_hits=2)
+    assert tracker.counters() == {"detections": 0}
+    for frame in range(3):
+        look(tracker, boxes(40 * frame, [A, B, B], scores=[0.9, 0.3, 0.05]))
+    assert tracker.counters() == {
+        "detections": 9, "matched": 2, "new": 1, "rejected: too weak to start": 3, "rejected: low score": 3,
+    }  # fmt: skip
+
+
 def test_a_stamp_from_the_past_is_rejected_and_changes_nothing() -> None:
     tracker, untouched = image_tracker(), image_tracker()
     for frame in range(3):

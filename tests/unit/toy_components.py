@@ -29,6 +29,9 @@ class Smoother(Component):
         self._count = 0
         self._total = np.zeros(3)
 
+    def counters(self) -> dict[str, int]:
+        return {"calls": self._count}
+
     @on(imu)
     def step(self, imu: Imu) -> dict[str, Message]:
         self._count += 1

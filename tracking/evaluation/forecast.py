@@ -121,7 +121,7 @@ def best_of(forecast: Forecast, k: int) -> tuple[Array, Array]:
 
 def squared_mahalanobis(errors: Array, covariances: Array) -> Array:
     """e' C^-1 e (...) of errors (..., D) and covariances (..., D, D); NaN where the error has one."""
-    whole: Array = np.isfinite(errors).all(axis=-1)
+    whole = np.asarray(np.isfinite(errors).all(axis=-1))
     known = np.where(whole[..., None], errors, 0.0)
     solved = np.linalg.solve(covariances, known[..., None])[..., 0]
     return np.where(whole, (known * solved).sum(axis=-1), np.nan)
@@ -166,7 +166,8 @@ def _content(squared: Array, dimensions: int) -> Array:
     if dimensions == 2:
         return 1.0 - outside
     radius = np.sqrt(squared)
-    return _error_function(radius / np.sqrt(2.0)) - np.sqrt(2.0 / np.pi) * radius * outside
+    ball: Array = _error_function(radius / np.sqrt(2.0)) - np.sqrt(2.0 / np.pi) * radius * outside
+    return ball
 
 
 def _error_function(x: Array) -> Array:

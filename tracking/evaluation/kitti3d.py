@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from tercel.core.errors import UserError
 from tracking import boxes3d
 from tracking.evaluation.matching import best_pairs
-from tracking.evaluation.overlaps import Overlaps, Similarity, TrackSet, covered_one_by_one, iou_one_by_one, overlaps
+from tracking.evaluation.overlaps import Overlaps, TrackSet, covered_one_by_one, iou_one_by_one, overlaps
 from tracking.files import BoxSequence
 
 Array = NDArray[Any]
@@ -370,7 +370,8 @@ def _volumes(boxes: BoxSequence) -> Array:
     """(N, 7), the rows of `boxes3d`."""
     if boxes.boxes_3d is None or (len(boxes) > 0 and (boxes.boxes_3d[:, :3] <= 0.0).all()):
         raise UserError("the tracks or the truth have no boxes in space; compare them in the image")
-    return boxes3d.from_kitti(boxes.boxes_3d).T
+    places: Array = boxes3d.from_kitti(boxes.boxes_3d).T
+    return places
 
 
 def _iou_3d(first: Array, second: Array) -> Array:
