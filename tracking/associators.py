@@ -236,4 +236,5 @@ def direction_agreement(memory: Array, measurements: Array, pairs: Pairs) -> Arr
     x, y = measurements[:2].take(pairs.columns, axis=1) - oldest
     lengths = np.sqrt((way_x * way_x + way_y * way_y) * (x * x + y * y))
     cosines = (way_x * x + way_y * y) / np.maximum(lengths, 1e-12)
-    return np.where(lengths > 0.0, 0.5 - np.arccos(np.clip(cosines, -1.0, 1.0)) / np.pi, 0.0)
+    agreement: Array = np.where(lengths > 0.0, 0.5 - np.arccos(np.clip(cosines, -1.0, 1.0)) / np.pi, 0.0)
+    return agreement

@@ -228,8 +228,11 @@ def _sound(boxes: Array) -> Array:
     """Which boxes are finite and have sizes, of which no product under- or overflows, (N,) bool."""
     with np.errstate(invalid="ignore", over="ignore"):
         volumes = _volumes(boxes)
-        sound: Array = np.isfinite(boxes).all(axis=0) & (boxes[3:6] > 0.0).all(axis=0)
-    return np.logical_and(sound, (volumes > 0.0) & (volumes < np.inf))
+        sound = (volumes > 0.0) & (volumes < np.inf)
+        sound &= np.isfinite(boxes).all(axis=0)
+        sound &= (boxes[3:6] > 0.0).all(axis=0)
+    result: Array = sound
+    return result
 
 
 def _volumes(boxes: Array) -> Array:
