@@ -1,12 +1,14 @@
 """Our own tracker of a detector's boxes in space.
 
 Tracks move as `tracking.world_motion` says, in the world, so that the robot's own motion is no motion of theirs. To
-that come what the ablation on KITTI (tests/benchmarks/bench_tracking3d.py) shows to help:
-- pairs by the generalised IoU of volumes (Rezatofighi et al., 2019; Weng et al. use it in AB3DMOT's later code): it
-  tells near from far where a predicted box just misses its detection;
+that come, by what each is worth in the ablation on KITTI (tests/benchmarks/bench_tracking3d.py):
 - a track is kept for long, to be found again, but is shown only briefly while it is unseen;
 - it is not shown while unseen if it lies outside the sensor's field of view, where it could not have been seen;
-- one strong detection confirms a track at once, while tracks of few detections are not shown unseen.
+- one strong detection confirms a track at once, while tracks of few detections are not shown unseen;
+- pairs by the generalised IoU of volumes (Rezatofighi et al., 2019; AB3DMOT's later code has it too), which tells near
+  from far where a predicted box just misses its detection. It helped where settings were chosen, not on the other half.
+Two stages by score (ByteTrack), noise that grows for weak detections, and longer showing of what stands behind another
+object changed nothing to speak of, and are not here.
 """
 
 from __future__ import annotations

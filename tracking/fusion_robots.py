@@ -3,8 +3,12 @@
 Its tracks are estimates, not measurements: what it knows may come from us. So they are fused by covariance intersection
 (`tracking.covariance_intersection`), which no echo can make overconfident, and an echo is no sighting either: a track
 counts as seen when the robot last detected it (`unseen_s`), not when it says so, or two robots would keep each other's
-ghosts alive. The uncertainty of its clock is added to its tracks along their velocities. Sizes and headings of tracks
-that we have stay ours. The other robot confirms what it reports, so a track that begins with its report counts at once.
+ghosts alive. The other robot confirms what it reports, so a track that begins with its report counts at once. Sizes and
+headings of tracks that we have stay ours.
+
+Its clock is not known exactly. The uncertainty is added to its tracks along their velocities. And its tracks are moved
+on by a margin of three sigma before they take their place: an echo that came to stand before the sweep that it knows of
+would have that sweep count twice, and no intersection would notice.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from tracking.clock_offset import motion_lag
 from tracking.covariance_intersection import intersect, is_covariance
 from tracking.fusion_world import Boxes, FusionConfig, WorldTracks, translate_labels
 from tracking.kalman import KalmanState
+from tracking.motion_models import constant_velocity
 from tracking.out_of_sequence import Key
 from tracking.screening import Observations, Outcome, screen
 from tracking.world_motion import CHI2_3DOF_999, WorldMotion
@@ -30,19 +35,22 @@ from tracking.world_motion import CHI2_3DOF_999, WorldMotion
 Array = NDArray[Any]
 
 _LIMIT_MPS = 300.0
+_MARGIN_SIGMAS, _MOST_MARGIN_S = 3.0, 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class RobotTracks:
     """A `Report` of another robot's tracks, in our world and by our clock.
 
-    state: their places and velocities, with the uncertainty of its clock; unseen_ns (N,) int64.
+    state: their places and velocities, with the uncertainty of its clock; unseen_ns (N,) int64; faults (N,): an `Outcome`
+    for tracks whose velocity or covariance cannot be one, 0 for others.
     """
 
     source: str
     seen: Observations
     state: KalmanState
     unseen_ns: Array
+    faults: Array
     config: FusionConfig
     own = False
     has_scores = False
@@ -59,7 +67,8 @@ class RobotTracks:
         clock_sigma_s: float,
         config: FusionConfig,
     ) -> RobotTracks:
-        """The tracks of a message, whose stamp by our clock is stamp_ns. Raises Rejected if it has no covariances."""
+        """The tracks of a message, whose stamp by our clock is stamp_ns, as they will be when nothing that they may know
+        of us is newer than they. Raises Rejected if they have no covariances."""
         if tracks.covariances is None:
             raise Rejected("the robot's tracks have no covariances")
         labels = translate_labels(tracks.labels, tracks.class_names, config.classes)
@@ -70,24 +79,23 @@ class RobotTracks:
             velocities = rotation @ tracks.velocities_mps.T
             covariance = np.einsum("ik,nkl,jl->ijn", turn, tracks.covariances, turn)
             covariance[:3, :3] += clock_sigma_s**2 * velocities[:, None] * velocities[None]
+            state = KalmanState(np.concatenate([observed.measurements[:3], velocities]), covariance)
+            faults = np.where(_sound(state), 0, int(Outcome.NO_COVARIANCE))
+            margin_s = min(_MARGIN_SIGMAS * clock_sigma_s, _MOST_MARGIN_S)
+            horizontal, vertical = config.acceleration_noise_horizontal**2, config.acceleration_noise_vertical**2
+            psd = np.array([horizontal, horizontal, vertical])
+            state = kalman.predict(state, *constant_velocity(margin_s, psd, 3))
+        margin_ns = round(margin_s * 1e9)
         unseen_s = np.zeros(len(labels)) if tracks.unseen_s is None else tracks.unseen_s.astype(np.float64)
         unseen_ns = np.round(np.clip(np.nan_to_num(unseen_s, nan=3600.0), 0.0, 3600.0) * 1e9).astype(np.int64)
-        seen = Observations(stamp_ns, observed.measurements, tracks.scores, labels, len(config.classes))
-        state = KalmanState(np.concatenate([observed.measurements[:3], velocities]), covariance)
-        return cls(robot, seen, state, unseen_ns, config)
+        measurements = np.concatenate([state.mean[:3], observed.measurements[3:]])
+        seen = Observations(stamp_ns + margin_ns, measurements, tracks.scores, labels, len(config.classes))
+        return cls(robot, seen, state, unseen_ns + margin_ns, faults, config)
 
     @property
     def key(self) -> Key:
         """After what our own sensors say of the same instant."""
         return self.seen.stamp_ns, 2, self.source
-
-    @property
-    def faults(self) -> Array:
-        """Tracks whose velocity or covariance cannot be one."""
-        sound = is_covariance(np.moveaxis(self.state.covariance, -1, 0))
-        with np.errstate(invalid="ignore"):
-            sound &= (np.abs(self.state.mean[3:]) <= _LIMIT_MPS).all(axis=0)
-        return np.asarray(np.where(sound, 0, int(Outcome.NO_COVARIANCE)))
 
     @property
     def starting(self) -> Array:
@@ -156,6 +164,12 @@ class RobotTracks:
         """Our places minus theirs (3, K), and the covariances of that if the two know nothing of each other."""
         ours, theirs = tracks.motion.state.take(rows), self.state.take(detections)
         return ours.mean[:3] - theirs.mean[:3], ours.covariance[:3, :3] + theirs.covariance[:3, :3]
+
+
+def _sound(state: KalmanState) -> Array:
+    """Which velocities and covariances (N,) bool can be such."""
+    possible = (np.abs(state.mean[3:]) <= _LIMIT_MPS).all(axis=0)
+    return np.asarray(possible & is_covariance(np.moveaxis(state.covariance, -1, 0)))
 
 
 def _moved(state: KalmanState, dt_s: float) -> tuple[Array, Array]:

@@ -8,8 +8,10 @@ F P F' + Q of `tracking.motion_models.constant_velocity`):
 
 - error: it reaches the budget's square at the smallest positive root;
 - confusion: two tracks whose relative position, D + V t, is within z standard deviations of its own error of the point
-  halfway between them may be exchanged; z^2 (relative error) - |D + V t|^2 / 4 is a cubic too;
-- arrivals: at a rate of r new tracks a second, r t newcomers are expected unseen after t.
+  halfway between them may be exchanged; z^2 (relative error) - |D + V t|^2 / 4 is a cubic too.
+
+For what is not tracked yet there is only a longest interval (`tracking.sampling_policy`): one that shrank with the rate
+of new tracks did worse than looks at even intervals.
 
 All roots are taken at once, over tracks and pairs. Lengths are in px or m, as the tracks' are.
 """

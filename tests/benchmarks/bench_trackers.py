@@ -22,6 +22,7 @@ import json  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from itertools import zip_longest  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -79,10 +80,10 @@ def compete(contest: Contest, entries: list[Entry], rounds: int) -> None:
         contest.run(entry)
     ours = [entry for entry in entries if entry.ours]
     for _ in range(rounds - 1):
-        for entry in rivals(entries):
-            contest.run(entry)
-            for own in ours:
-                contest.run(own)
+        for pair in zip_longest(rivals(entries), ours):
+            for entry in pair:
+                if entry is not None:
+                    contest.run(entry)
 
 
 def rivals(entries: list[Entry]) -> list[Entry]:
@@ -160,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the numbers there")
     parser.add_argument("--only", choices=DATA, nargs="+", default=list(DATA), help="some of the data")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of ours and of the fastest peers")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of ours and of the fastest peers")
     parser.add_argument(
         "--peers", metavar="DIR", type=Path, default=REPOSITORY / ".venv-peers", help="their environment"
     )

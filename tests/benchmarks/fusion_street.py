@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ PERIOD_S = 0.1
 REACH_M = 45.0
 AHEAD_S = 4.0
 PHASE_S = 0.037  # the second robot's sweeps end between those of the first
+NOISE = {"center_noise_m": 0.15, "center_noise_sizes": 0.0}  # as it is
 _SENSOR_M = np.array([0.0, 0.0, 1.9])
 
 
@@ -63,6 +65,7 @@ class TwoRobots:
         self.truth = [self._near(float(t), both=True) for t in self.times_s]
         self.sweeps = [self._sweep(float(t), 0.0, "lidar") for t in self.times_s]
 
+    @cached_property
     def reports(self) -> list[RemoteTracks]:
         """What reaches the first robot, in order of arrival; each with an exchange of stamps, if its request came."""
         rng, radio = np.random.default_rng([self._seed, 7]), self.radio
@@ -87,8 +90,16 @@ class TwoRobots:
             )  # fmt: skip
         return sorted(arrived, key=lambda report: report.stamp_ns)
 
+    def echo(self, tracks: Tracks3D, time_s: float) -> RemoteTracks:
+        """The first robot's own tracks, as a second one would repeat them after the least delay."""
+        their_ns = self.radio.their_ns(time_s)
+        return RemoteTracks(
+            stamp_ns=stamp_ns(time_s + self.radio.least_delay_s), frame_id="world", robot="second",
+            tracks=replace(tracks, stamp_ns=their_ns), sent_ns=their_ns,
+        )  # fmt: skip
+
     def _second_robots_tracks(self) -> Iterator[tuple[float, Tracks3D]]:
-        fusion = WorldFusion(FusionConfig())
+        fusion = WorldFusion(FusionConfig(**NOISE))
         for time_s in (self.times_s + PHASE_S).tolist():
             odometry, boxes = self._sweep(time_s, AHEAD_S, "second_lidar")
             fusion.move(odometry)

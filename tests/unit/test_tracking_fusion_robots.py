@@ -128,6 +128,22 @@ def test_an_echo_of_our_own_tracks_changes_nothing() -> None:
     np.testing.assert_allclose(tracks.centers_m, own.centers_m, atol=1e-9)
 
 
+def test_an_echo_whose_clock_is_a_little_off_changes_nothing_either() -> None:
+    """10 ms before the truth it would come to stand before the sweep that it has learnt from."""
+    scene, alone, echoed = street(5), fusion(), fusion(refine_clock=False)
+    for frame in range(30):
+        own = drive(alone, scene, range(frame, frame + 1))
+        tracks = drive(echoed, scene, range(frame, frame + 1))
+        if len(tracks.ids):
+            sent_ns = tracks.stamp_ns
+            exchange = np.array([sent_ns - 20_000_000, sent_ns, sent_ns, sent_ns])  # the truth is at the lower bound
+            echoed.hear(heard(tracks, 0.0, exchange_ns=exchange))
+            assert 0.002 < echoed.clocks["r2"].sigma_s < 0.01
+            assert echoed.clocks["r2"].offset_ns == 10_000_000
+    assert own.covariances is not None
+    np.testing.assert_allclose(tracks.covariances, own.covariances, rtol=1e-9, atol=1e-12)
+
+
 def test_two_robots_do_not_keep_each_others_ghosts_alive() -> None:
     """Both saw a thing that is gone, and go on telling each other of it."""
     scene = street(3)
