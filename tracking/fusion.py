@@ -97,6 +97,34 @@ class WorldFusion(Component):
         """Steps that were made again for the sake of late reports."""
         return self._history.repeated
 
+    def tracks_at(self, stamp_ns: int) -> Tracks3D:
+        """The tracks at a moment of the last history_s, or later, with all that is known by now.
+
+        Raises ValueError for an earlier moment.
+        """
+        tracks = self._history.state_at(stamp_ns)
+        if tracks.stamp_ns is not None and tracks.stamp_ns > stamp_ns:
+            raise ValueError(f"{stamp_ns} is older than the history")
+        if tracks.stamp_ns != stamp_ns:
+            tracks = tracks.copy()
+            tracks.advance(stamp_ns)
+        shown, table, motion = tracks.shown(), tracks.table, tracks.motion
+        return Tracks3D(
+            stamp_ns=stamp_ns,
+            frame_id=self._poses.frame_id,
+            class_names=self.config.classes,
+            centers_m=motion.state.mean[:3, shown].T,
+            sizes_m=motion.sizes_m[shown],
+            yaws_rad=motion.yaws_rad[shown],
+            velocities_mps=motion.state.mean[3:, shown].T,
+            covariances=np.moveaxis(motion.state.covariance[:, :, shown], -1, 0),
+            scores=table.scores[shown],
+            labels=tracks.labels[shown],
+            ids=table.ids[shown],
+            ages_s=(stamp_ns - table.first_ns[shown]) * 1e-9,
+            unseen_s=(stamp_ns - table.last_ns[shown]) * 1e-9,
+        )
+
     @on(transforms)
     def learn_frames(self, transforms: Transforms) -> Outputs:
         """Where the sensors are on the robot."""
@@ -162,13 +190,18 @@ class WorldFusion(Component):
     def _place(self, message: Detections2D | Detections3D) -> Outputs:
         world_T_sensor = self._poses.at(message.stamp_ns) @ self._child_T(message.frame_id)
         self._insert(self._report(message, world_T_sensor))
-        due_ns = message.stamp_ns
-        if isinstance(message, Detections2D):
-            due_ns -= round(self.config.lidar_silence_s * 1e9)
-        if self._published_ns is not None and due_ns <= self._published_ns:
+        if not self._is_due(message):
             return {}
         self._published_ns = message.stamp_ns
-        return {"tracks": self._tracks_at(message.stamp_ns)}
+        return {"tracks": self.tracks_at(message.stamp_ns)}
+
+    def _is_due(self, message: Detections2D | Detections3D) -> bool:
+        """Whether tracks go out with this report: with a new sweep always, with an image if no sweep came for long."""
+        if isinstance(message, Detections3D):
+            return self._published_ns is None or message.stamp_ns > self._published_ns
+        if self._published_ns is None:
+            self._published_ns = message.stamp_ns - 1  # from now on the LiDAR is waited for
+        return bool(message.stamp_ns - self._published_ns > round(self.config.lidar_silence_s * 1e9))
 
     def _report(self, message: Detections2D | Detections3D, world_T_sensor: Array) -> Report:
         if isinstance(message, Detections2D):
@@ -190,25 +223,6 @@ class WorldFusion(Component):
             return self._frames.lookup(self._poses.child_frame_id, sensor_frame)
         except KeyError:
             raise Rejected(NO_TRANSFORM) from None
-
-    def _tracks_at(self, stamp_ns: int) -> Tracks3D:
-        tracks = self._history.state_at(stamp_ns)
-        shown, table, motion = tracks.shown(), tracks.table, tracks.motion
-        return Tracks3D(
-            stamp_ns=stamp_ns,
-            frame_id=self._poses.frame_id,
-            class_names=self.config.classes,
-            centers_m=motion.state.mean[:3, shown].T,
-            sizes_m=motion.sizes_m[shown],
-            yaws_rad=motion.yaws_rad[shown],
-            velocities_mps=motion.state.mean[3:, shown].T,
-            covariances=np.moveaxis(motion.state.covariance[:, :, shown], -1, 0),
-            scores=table.scores[shown],
-            labels=tracks.labels[shown],
-            ids=table.ids[shown],
-            ages_s=(stamp_ns - table.first_ns[shown]) * 1e-9,
-            unseen_s=(stamp_ns - table.last_ns[shown]) * 1e-9,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

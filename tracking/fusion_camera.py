@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from tercel.core.errors import Rejected
 from tercel.core.geometry import box_corners, inverse
 from tercel.core.messages import CameraInfo, Detections2D
+from tracking import kalman
 from tracking.association import Assignment, assign, overlapping_pairs
-from tracking.extended import extended_update, pixels
+from tracking.extended import pixels
 from tracking.fusion_world import FusionConfig, WorldTracks, translate_labels
-from tracking.kalman import KalmanState, diagonal_noise
+from tracking.kalman import KalmanState
 from tracking.out_of_sequence import Key
 from tracking.screening import Observations, Outcome
 
@@ -144,18 +145,22 @@ class CameraBoxes:
     def associate(self, tracks: WorldTracks, detections: Array) -> Assignment:
         """By overlap of the images of the tracks' boxes with the detected ones."""
         images, visible = self._images(tracks, slice(None))
-        images[~visible] = 0.0  # no area, no overlap
-        pairs = overlapping_pairs(images, self._corners[detections], self.config.camera_min_iou)
+        images[:, ~visible] = 0.0  # no area, no overlap
+        pairs = overlapping_pairs(images.T, self._corners[detections], self.config.camera_min_iou)
         pairs = tracks.of_one_class(pairs, self.seen.labels[detections])
         return assign(pairs, 1.0)
 
     def correct(self, tracks: WorldTracks, rows: Array, detections: Array) -> None:
         """The centre, by bearing and height."""
-        images, _ = self._images(tracks, rows)
-        z, noise, measure = self._model(tracks, rows, images, detections)
         motion = tracks.motion
-        corrected, _ = extended_update(motion.state.take(rows), z, noise, measure)
-        motion.state = motion.state.put(rows, corrected)
+        state, heights_m = motion.state.take(rows), motion.sizes_m[rows, 2]
+        (x1, y1, x2, y2), _ = self._images(tracks, rows)
+        residual = self.seen.measurements[:, detections][[0, 1, 3]] - [(x1 + x2) / 2.0, (y1 + y2) / 2.0, y2 - y1]
+        view = self.view
+        _, jacobian = pixels(view.world_T_camera, view.intrinsics, heights_m=heights_m, nearest_m=_NEAREST_M)(
+            state.mean
+        )
+        motion.state = motion.state.put(rows, kalman.correct(state, residual, self._noise(detections), jacobian))
 
     def start(self, tracks: WorldTracks, detections: Array) -> None:
         """At the distance at which the class's height looks like this; sure across the ray, unsure along it."""
@@ -194,22 +199,12 @@ class CameraBoxes:
         return np.asarray(np.concatenate([middle - half, middle + half]).T)
 
     def _images(self, tracks: WorldTracks, rows: Array | slice) -> tuple[Array, Array]:
+        """Where the boxes of tracks are in the image, x1 y1 x2 y2 (4, N), and which are in it (N,)."""
         motion = tracks.motion
-        return self.view.image_boxes(motion.state.mean[:3, rows].T, motion.sizes_m[rows], motion.yaws_rad[rows])
-
-    def _model(self, tracks: WorldTracks, rows: Array, images: Array, detections: Array) -> tuple[Array, Array, Any]:
-        """Measurement (3, N), noise (3, 3, N) and model of tracks at rows, whose boxes' images are images (N, 4).
-
-        The model is that of a point and a height, u v h; the measurement is shifted by as much as the image of the box
-        differs from it, so that their difference is that of box and box.
-        """
-        heights_m = tracks.motion.sizes_m[rows, 2]
-        measure = pixels(self.view.world_T_camera, self.view.intrinsics, heights_m=heights_m, nearest_m=_NEAREST_M)
-        point, _ = measure(tracks.motion.state.mean[:, rows])
-        x1, y1, x2, y2 = images.T
-        image = np.stack([(x1 + x2) / 2.0, (y1 + y2) / 2.0, y2 - y1])
-        z = self.seen.measurements[np.array([0, 1, 3])][:, detections] - image + point
-        return z, self._noise(detections), measure
+        boxes, visible = self.view.image_boxes(
+            motion.state.mean[:3, rows].T, motion.sizes_m[rows], motion.yaws_rad[rows]
+        )
+        return boxes.T, visible
 
     def _noise(self, detections: Array) -> Array:
         """Covariance (3, 3, N) of middle and height, px^2."""
@@ -221,7 +216,7 @@ class CameraBoxes:
             config.camera_noise_px + height * np.where(top_bottom, 0.5, config.camera_noise_sizes),
             config.camera_noise_px + height * np.where(top_bottom, 1.0, config.camera_height_noise),
         ])  # fmt: skip
-        return diagonal_noise(sigmas**2)
+        return kalman.diagonal_noise(sigmas**2)
 
     @cached_property
     def _touching(self) -> Array:

@@ -42,8 +42,8 @@ _MARGIN_SIGMAS, _MOST_MARGIN_S = 3.0, 0.1
 class RobotTracks:
     """A `Report` of another robot's tracks, in our world and by our clock.
 
-    state: their places and velocities, with the uncertainty of its clock; unseen_ns (N,) int64; faults (N,): an `Outcome`
-    for tracks whose velocity or covariance cannot be one, 0 for others.
+    state: their places and velocities, with the uncertainty of its clock; unseen_ns (N,) int64; faults (N,): an
+    `Outcome` for tracks whose velocity or covariance cannot be one, 0 for others.
     """
 
     source: str
@@ -67,8 +67,10 @@ class RobotTracks:
         clock_sigma_s: float,
         config: FusionConfig,
     ) -> RobotTracks:
-        """The tracks of a message, whose stamp by our clock is stamp_ns, as they will be when nothing that they may know
-        of us is newer than they. Raises Rejected if they have no covariances."""
+        """The tracks of a message, whose stamp by our clock is stamp_ns, moved on by the margin.
+
+        Raises Rejected if they have no covariances.
+        """
         if tracks.covariances is None:
             raise Rejected("the robot's tracks have no covariances")
         labels = translate_labels(tracks.labels, tracks.class_names, config.classes)
@@ -88,7 +90,8 @@ class RobotTracks:
         margin_ns = round(margin_s * 1e9)
         unseen_s = np.zeros(len(labels)) if tracks.unseen_s is None else tracks.unseen_s.astype(np.float64)
         unseen_ns = np.round(np.clip(np.nan_to_num(unseen_s, nan=3600.0), 0.0, 3600.0) * 1e9).astype(np.int64)
-        measurements = np.concatenate([state.mean[:3], observed.measurements[3:]])
+        places = np.where(faults == 0, state.mean[:3], observed.measurements[:3])
+        measurements = np.concatenate([places, observed.measurements[3:]])
         seen = Observations(stamp_ns + margin_ns, measurements, tracks.scores, labels, len(config.classes))
         return cls(robot, seen, state, unseen_ns + margin_ns, faults, config)
 

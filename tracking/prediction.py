@@ -8,11 +8,11 @@ Each track is followed by M models of the plane's motion at once (`tracking.imm`
 - turning: the velocity turns at a known rate, one way and the other.
 
 What they predict are the hypotheses, their probabilities now those of the hypotheses; the mode is held over the
-horizon. (Letting probabilities relax to their long-run values over the horizon, or other process noise ahead than while
-filtering, made the likelihood of real futures worse: `tests/benchmarks/bench_prediction.py`.) Height is a filter of its
-own, of constant velocity. The process noise of a class is one number; the other models' noises are multiples of it,
-common to all classes. A covariance is that of the centre as it will be measured: the filter's, carried along, plus the
-measurement noise.
+horizon. (Letting probabilities relax to their long-run values over the horizon made real futures less likely; so did,
+for most classes, leaving out a model: `bench_prediction.py --only parts`.) Height is a filter of its own, of
+constant velocity. The process noise of a class is one number while filtering and one for the horizon; the other models'
+noises are multiples of them, common to all classes. A covariance is that of the centre as it will be measured: the
+filter's, carried along, plus the measurement noise.
 
 Lengths are in units of the source: m in the world, px in an image, where noise is given in scales (multiples of
 sqrt(width height) of a box). Arrays keep tracks last inside (`tracking.kalman`), and first in what is returned.

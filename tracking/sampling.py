@@ -1,8 +1,8 @@
 """When a camera or a detector has to run next, so that tracks stay within an error budget.
 
 BlinkBud's question (its answer: an extended Kalman filter and a learned sampling policy) has a closed form for tracks
-of nearly constant velocity. Without a look, a track's mean squared position error grows as a cubic of time (the trace of
-F P F' + Q of `tracking.motion_models.constant_velocity`):
+of nearly constant velocity. Without a look, a track's mean squared position error grows as a cubic of time (the trace
+of F P F' + Q of `tracking.motion_models.constant_velocity`):
 
     tr Ppp + 2 t tr Ppv + t^2 tr Pvv + D q t^3 / 3
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("recording", "odometry", "obstacles", "detection", "tracking", "trackers", "world", "replay")
+NAMES = ("recording", "odometry", "obstacles", "detection", "tracking", "trackers", "fusion", "world", "replay")
 
 
 def main() -> int:

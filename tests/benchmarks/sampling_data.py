@@ -9,6 +9,7 @@ Each in two halves of whole recordings, fixed before anything was tuned.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,8 +87,6 @@ def _kitti(name: str) -> Stream:
 
 
 def _sdd(name: str) -> Stream:
-    import gzip
-
     with gzip.open(data_folder() / "sdd_drone_tracks" / f"{name}.txt.gz", "rt") as file:
         words = [line.split() for line in file]
     rows = np.array([[float(word) for word in line[:9]] for line in words])

@@ -130,7 +130,7 @@ def test_camera_and_lidar_together_confirm_sooner() -> None:
             if camera:
                 feed(component, scene.camera(frame))
             feed(component, scene.lidar(frame))
-            counts.append(len(component._tracks_at(scene.stamp(frame)).ids))
+            counts.append(len(component.tracks_at(scene.stamp(frame)).ids))
         assert counts == [0] * (frames - 1) + [3] * (5 - frames)
 
 
@@ -150,7 +150,7 @@ def test_the_camera_keeps_in_sight_what_the_lidar_has_lost() -> None:
             feed(component, scene.lidar(frame, seen=NOTHING))
             if camera:
                 feed(component, scene.camera(frame))
-        tracks = component._tracks_at(scene.stamp(27))
+        tracks = component.tracks_at(scene.stamp(27))
         assert len(tracks.ids) == kept
         if kept:
             assert tracks.ids.tolist() == [1, 2, 3, 4]
@@ -175,7 +175,7 @@ def test_the_camera_starts_tracks_by_the_height_of_their_class_if_asked() -> Non
         for frame in range(10):
             feed(component, scene.odometry(frame))
             feed(component, scene.camera(frame))
-        tracks = component._tracks_at(scene.stamp(9))
+        tracks = component.tracks_at(scene.stamp(9))
         assert len(tracks.ids) == expected
     assert (errors_m(tracks, scene, 9) < 0.25 * scene.places(9)[:, 0]).all()
     assert tracks.covariances is not None
@@ -205,7 +205,7 @@ def test_any_order_of_arrival_within_the_bound_ends_as_in_order_ids_and_bits(see
             feed(component, scene.odometry(frame))
         for index in order:
             feed(component, messages[index])
-        final = component._tracks_at(scene.stamp(13))
+        final = component.tracks_at(scene.stamp(13))
         results.append((final, component.counters(), component.repeated_steps))
     (first, outcomes, repeated), (second, other_outcomes, _) = results
     for name in ("ids", "labels", "scores", "centers_m", "velocities_mps", "sizes_m", "yaws_rad", "covariances"):
@@ -239,22 +239,33 @@ def test_the_camera_sets_the_pace_while_the_lidar_is_silent() -> None:
         tracks = [feed(component, scene.camera(frame))]
         if not 5 <= frame < 12:
             tracks.append(feed(component, scene.lidar(frame)))
-        stamps += [message.stamp_ns for message in tracks if message is not None]
-    assert stamps == [scene.stamp(frame) for frame in (0, 1, 2, 3, 4, 8, *range(12, 20))]
+        stamps += [(message.stamp_ns - EPOCH_NS) // PERIOD_NS for message in tracks if message is not None]
+    assert stamps == [0, 1, 2, 3, 4, 8, *range(12, 20)]
 
 
 def test_a_report_that_is_later_than_the_bound_is_refused_and_changes_nothing() -> None:
     scene, component = street(4), fusion(history_s=0.5)
     drive(component, scene, range(20))
-    before, counters = component._tracks_at(scene.stamp(19)), component.counters()
+    before, counters = component.tracks_at(scene.stamp(19)), component.counters()
     with pytest.raises(Rejected, match=TOO_LATE):
         feed(component, scene.camera(13.5))
     with pytest.raises(Rejected, match=DUPLICATE):
         feed(component, scene.camera(18))
-    after = component._tracks_at(scene.stamp(19))
+    after = component.tracks_at(scene.stamp(19))
     np.testing.assert_array_equal(before.covariances, after.covariances)
     assert component.counters() == counters
     feed(component, scene.camera(14.5))
+
+
+def test_the_tracks_can_be_asked_for_at_any_moment_that_is_not_too_old() -> None:
+    scene, component = street(4), fusion(history_s=0.5)
+    drive(component, scene, range(20))
+    for frame in (15, 17.5, 19, 21):
+        tracks = component.tracks_at(scene.stamp(frame))
+        assert tracks.stamp_ns == scene.stamp(frame)
+        assert errors_m(tracks, scene, frame).max() < 0.5
+    with pytest.raises(ValueError, match="older"):
+        component.tracks_at(scene.stamp(10))
 
 
 def test_a_report_waits_for_the_pose_of_its_moment() -> None:
@@ -269,7 +280,7 @@ def test_a_report_waits_for_the_pose_of_its_moment() -> None:
     assert component.last_step.stamp_ns == scene.stamp(10)
     assert feed(component, scene.odometry(11)) is None
     assert component.last_step.stamp_ns == scene.stamp(10.4)
-    assert errors_m(component._tracks_at(scene.stamp(10.4)), scene, 10.4).max() < 0.3
+    assert errors_m(component.tracks_at(scene.stamp(10.4)), scene, 10.4).max() < 0.3
 
 
 def test_what_waits_in_vain_is_counted() -> None:
