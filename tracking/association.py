@@ -19,6 +19,9 @@ Array = NDArray[Any]
 
 _DENSE = 10_000  # rows x columns up to which a matrix of overlaps is quicker than the sweep
 _NONE = np.zeros(0, dtype=np.intp)
+_MAX_TABLE = 1_500_000  # rows x columns up to which contested pairs are assigned optimally; beyond, greedily
+_HEAP = 4_000_000  # candidates from which on boxes lie on one heap,
+_NEAREST = 32  # and that many partners are kept for each row
 _MAX_SWEEP = 2_000_000  # pairs of the sweep at one time: 16 MB for each of its arrays
 
 
@@ -144,7 +147,7 @@ def assign(pairs: Pairs, gate: float) -> Assignment:
     settled at once. For the others, costs that stand in for "apart" are clipped to the gate and the plain rectangular
     problem is solved: any partial matching extends to a full one by pairs that cost the gate at most, so the optimum is
     the same as with an (N + M)-square problem of explicit "unmatched" columns (lapx's cost_limit), at a tenth of the
-    time.
+    time. Beyond 1200 x 1200, where the optimum would take minutes when all is contested, the assignment is greedy.
 
     Raises ValueError if the gate is not finite or a cost is minus infinity.
     """
@@ -166,6 +169,9 @@ def assigned_pairs(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:
     contested = contested_pairs(pairs)
     if not contested.any():
         return rows, columns, costs
+    if shape[0] * shape[1] > _MAX_TABLE:
+        chosen = _greedy(pairs)
+        return rows[chosen], columns[chosen], costs[chosen]
     row_names, in_rows = _compact(rows[contested], shape[0])
     column_names, in_columns = _compact(columns[contested], shape[1])
     solved = _solve(Pairs(in_rows, in_columns, costs[contested], (len(row_names), len(column_names))), gate)
@@ -190,14 +196,7 @@ def assign_greedily(pairs: Pairs, gate: float) -> Assignment:
     All pairs that are the cheapest of both their row and their column are taken at once, until none is left.
     """
     pairs = pairs.where(pairs.costs < gate)
-    left = np.lexsort([pairs.columns, pairs.rows, pairs.costs])  # indices of pairs, the best first
-    taken = [left[:0]]
-    while len(left):
-        rows, columns, ranks = pairs.rows[left], pairs.columns[left], np.arange(len(left))
-        best = (_first_rank(rows)[rows] == ranks) & (_first_rank(columns)[columns] == ranks)
-        taken.append(left[best])
-        left = left[~(np.isin(rows, rows[best]) | np.isin(columns, columns[best]))]
-    chosen = np.concatenate(taken)
+    chosen = _greedy(pairs)
     return assignment(pairs.rows[chosen], pairs.columns[chosen], pairs.costs[chosen], pairs.shape)
 
 
@@ -247,6 +246,8 @@ def _iou(ax1: Any, ay1: Any, ax2: Any, ay2: Any, bx1: Any, by1: Any, bx2: Any, b
 def _sweep(first: Array, second: Array) -> tuple[Array, Array]:
     """`touching` for many boxes: sorted by x1, and in parts whose candidates are few enough to hold at once.
 
+    Where thousands of boxes lie on one heap, each row keeps its nearest partners only.
+
     A box that overlaps [x1, x2] begins before x2, and after x1 by no more than the widest box.
     """
     widths = second[2] - second[0]
@@ -264,9 +265,38 @@ def _sweep(first: Array, second: Array) -> tuple[Array, Array]:
         meet = (ranked[1].take(ranks) < first[3].take(rows)) & (ranked[3].take(ranks) > first[1].take(rows))
         meet &= ranked[2].take(ranks) > first[0].take(rows)
         meeting = meet.nonzero()[0]
-        parts.append((rows.take(meeting), order.take(ranks.take(meeting))))
+        rows, columns = rows.take(meeting), order.take(ranks.take(meeting))
+        if totals[-1] > _HEAP:
+            nearest = _nearest(first, second, rows, columns)
+            rows, columns = rows.take(nearest), columns.take(nearest)
+        parts.append((rows, columns))
     rows, columns = map(np.concatenate, zip(*parts, strict=True))
     return rows, columns
+
+
+def _greedy(pairs: Pairs) -> Array:
+    """Indices of the pairs that `assign_greedily` takes."""
+    left = np.lexsort([pairs.columns, pairs.rows, pairs.costs])  # indices of pairs, the best first
+    taken = [left[:0]]
+    free_rows, free_columns = np.ones(pairs.shape[0], dtype=bool), np.ones(pairs.shape[1], dtype=bool)
+    while len(left):
+        rows, columns, ranks = pairs.rows[left], pairs.columns[left], np.arange(len(left))
+        best = (_first_rank(rows)[rows] == ranks) & (_first_rank(columns)[columns] == ranks)
+        taken.append(left[best])
+        free_rows[rows[best]] = free_columns[columns[best]] = False
+        left = left[free_rows[rows] & free_columns[columns]]
+    return np.concatenate(taken)
+
+
+def _nearest(first: Array, second: Array, rows: Array, columns: Array) -> Array:
+    """Indices of the pairs whose column is among the nearest of its row, by the distance of the boxes' middles."""
+    x = first[0].take(rows) + first[2].take(rows) - second[0].take(columns) - second[2].take(columns)
+    y = first[1].take(rows) + first[3].take(rows) - second[1].take(columns) - second[3].take(columns)
+    order = np.lexsort([x * x + y * y, rows])
+    sorted_rows = rows.take(order)
+    rank = np.arange(len(rows)) - np.searchsorted(sorted_rows, sorted_rows, side="left")
+    kept: Array = order[rank < _NEAREST]
+    return kept
 
 
 def _solve(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:

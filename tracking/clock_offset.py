@@ -39,6 +39,7 @@ BACKWARDS = "exchanged stamps run backwards"
 
 _LEAST_SIGMA_S = 1e-3
 _LEAST_LAG_SIGMA_S = 0.02
+_ODD_SAMPLES = 100  # of those that contradict, that many are kept
 _LASTING = 2.0  # errors of tracks last: four reports, say, tell as much as one whose sigma is divided by this
 _WALK_S = 1e-3  # what the offset may drift from report to report
 _SIGMAS = 3.0  # a lag counts no more than one so far from what is expected
@@ -71,6 +72,7 @@ class ClockOffset:
         self.config = config or ClockOffsetConfig()
         self._window: deque[_Sample] = deque()
         self._odd: list[_Sample] = []
+        self._odd_count = 0
         self._offset_ns, self._variance, self._refined = 0, self.config.delay_sigma_s**2, False
         self.relocks = 0
 
@@ -152,9 +154,12 @@ class ClockOffset:
         agree_ns = self.config.jump_s * 1e9 / 4.0
         if self._odd and abs(sample.least_ns - self._odd[-1].least_ns) > agree_ns:
             self._odd = []
-        self._odd = [*self._odd, sample][-100:]
+        self._odd_count = self._odd_count + 1 if self._odd else 1
+        self._odd.append(sample)
+        if len(self._odd) > _ODD_SAMPLES:
+            del self._odd[1]  # the first tells how long it has lasted
         lasted_ns = sample.received_ns - self._odd[0].received_ns
-        return len(self._odd) >= self.config.relock_after and lasted_ns >= self.config.relock_s * 1e9
+        return self._odd_count >= self.config.relock_after and lasted_ns >= self.config.relock_s * 1e9
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from tracking.world_motion import Tracker3DConfig, WorldMotion
 Array = NDArray[Any]
 
 ANY_CLASS = "object"
-FIRST_ROBOT_ID = 1_000_001  # ids of tracks that began with another robot's report; those of our own count from 1
+FIRST_ROBOT_ID = 1_000_000_000_001  # of tracks that began with another robot's report; our own count from 1
 _OTHER_NAMES = {
     "obstacle": ANY_CLASS,
     "unknown": ANY_CLASS,

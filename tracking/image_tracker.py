@@ -18,7 +18,6 @@ from tracking.tracker import Tracker, TrackerConfig
 class Tracker2DConfig(TrackerConfig):
     """How boxes are tracked in an image. Noise is in scales: multiples of sqrt(width height) of the box."""
 
-    max_tentative_age_s: float = 0.3
     min_iou: float = 0.3  # a detection overlaps the predicted box of its track by more than this
     height_power: float = 2.0  # overlap counts times the ratio of heights to this power
     direction_weight: float = 0.3  # bonus of a detection straight on, and malus of one straight back, over 2

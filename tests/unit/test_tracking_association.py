@@ -343,3 +343,16 @@ def test_thousands_of_boxes_are_compared_and_assigned_in_bounded_time(count: int
     spent_s = time.perf_counter() - begin
     assert len(found.rows) > 0.95 * count
     assert spent_s < limit_s
+
+
+def test_thousands_of_boxes_on_one_heap_take_bounded_time_and_are_mostly_assigned() -> None:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 30, (3000, 2))
+    heap = np.hstack([corner, corner + 100.0])
+    began = time.process_time()
+    pairs = overlapping_pairs(heap, heap + rng.normal(0, 0.1, heap.shape), 0.3)
+    found = assign(pairs, 0.7)
+    assert time.process_time() - began < 30.0  # 3 s on an idle core
+    assert len(pairs.rows) <= 40 * 3000
+    assert len(found.rows) > 2500
+    assert len(set(found.columns.tolist())) == len(found.rows)

@@ -73,7 +73,7 @@ def test_random_runs_equal_filterpys_filter_of_each_track(seed: int, d: int, sta
             state = axis_kalman.update(state, z, r)
             for track, one in enumerate(theirs):
                 one.update(z[:, track : track + 1], R=np.diag(np.broadcast_to(r, (d, count))[:, track]))
-                np.testing.assert_allclose(far[track], one.mahalanobis**2, rtol=1e-9)
+                np.testing.assert_allclose(far[track], one.mahalanobis**2, rtol=1e-9, atol=1e-12)
             assert_equal_to_filterpy(state, theirs)
     assert (state[[1, 3, 4]] * (1.0 - moves) == 0.0).all()
 
@@ -95,6 +95,7 @@ def test_random_runs_equal_the_full_filter_with_constant_velocity(seed: int, d: 
             axis_kalman.squared_mahalanobis(ours, z, r),
             kalman.squared_mahalanobis(full, z, kalman.diagonal_noise(r)),
             rtol=1e-9,
+            atol=1e-12,
         )
         ours, full = axis_kalman.update(ours, z, r), kalman.update(full, z, kalman.diagonal_noise(r))
         np.testing.assert_allclose(ours[:2].reshape(2 * d, count), full.mean, rtol=1e-9, atol=1e-9)

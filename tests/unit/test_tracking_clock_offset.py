@@ -102,6 +102,21 @@ def test_a_step_of_the_clock_is_refused_at_first_and_then_learnt(step_ns: int) -
     assert -0.075 < error_s(clock, received, 0.3 + step_ns * 1e-9) < -0.045
 
 
+@pytest.mark.parametrize(("rate_hz", "settings"), [(500, {}), (10, {"relock_s": 30.0}), (10, {"relock_after": 200})])
+def test_a_step_is_learnt_at_any_rate_and_patience(rate_hz: int, settings: dict[str, Any]) -> None:
+    clock, refused = ClockOffset(ClockOffsetConfig(**settings)), 0
+    for index in range(60 * rate_hz):
+        if clock.relocks:
+            break
+        ours = EPOCH + index * SECOND // rate_hz
+        try:
+            clock.hear(on_their_clock(ours, 0.0) + (HOUR if index >= rate_hz else 0), ours + 50_000_000)
+        except Rejected:
+            refused += 1
+    assert clock.relocks == 1
+    assert 0 < refused < 40 * rate_hz
+
+
 def test_our_own_clocks_step_is_survived_too() -> None:
     clock, refused = ClockOffset(), 0
     for sent, received in messages(5, 40.0):

@@ -54,7 +54,7 @@ def test_a_box_comes_back_from_the_coordinates_that_are_filtered(model: Any, see
 @given(seed=st.integers(0, 2**31), each_its_own=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_a_box_that_would_vanish_keeps_its_size_and_stops_shrinking(model: Any, seed: int, each_its_own: bool) -> None:
-    """As in SORT's program, to which its published numbers are owed: its box does not collapse, its rate is set to 0."""
+    """As in SORT's program, and its published numbers need it: the box does not collapse, its rate is set to 0."""
     rng = np.random.default_rng(seed)
     z = model.measure(random_boxes(rng, 20))
     state = axis_kalman.start(z, model.position_variances(z), model.velocity_variances(z))
@@ -145,7 +145,7 @@ def assert_equal_states(motion: ImageMotion, theirs: list[OneTrack]) -> None:
     for track, one in enumerate(theirs):
         x, P = one.filter.x[:, 0], one.filter.P
         ours = motion.state[:, :, track]
-        np.testing.assert_allclose(ours[0], x[:4], rtol=1e-9)
+        np.testing.assert_allclose(ours[0], x[:4], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(ours[1, :3] * PERIOD_S, x[4:], rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(ours[2], np.diag(P)[:4], rtol=1e-7)
         np.testing.assert_allclose(ours[3, :3] * PERIOD_S, np.diag(P, 4), rtol=1e-7)
