@@ -19,7 +19,8 @@ Array = NDArray[Any]
 
 _DENSE = 10_000  # rows x columns up to which a matrix of overlaps is quicker than the sweep
 _NONE = np.zeros(0, dtype=np.intp)
-_MAX_TABLE = 1_500_000  # rows x columns up to which contested pairs are assigned optimally; beyond, greedily
+_MAX_TABLE = 1_500_000  # contested rows x columns up to which the optimum is sought in any case,
+_CROWD = 8  # and beyond it up to so many partners a row; a heap of boxes is assigned greedily
 _HEAP = 4_000_000  # candidates from which on boxes lie on one heap,
 _NEAREST = 32  # and that many partners are kept for each row
 _MAX_SWEEP = 2_000_000  # pairs of the sweep at one time: 16 MB for each of its arrays
@@ -147,7 +148,8 @@ def assign(pairs: Pairs, gate: float) -> Assignment:
     settled at once. For the others, costs that stand in for "apart" are clipped to the gate and the plain rectangular
     problem is solved: any partial matching extends to a full one by pairs that cost the gate at most, so the optimum is
     the same as with an (N + M)-square problem of explicit "unmatched" columns (lapx's cost_limit), at a tenth of the
-    time. Beyond 1200 x 1200, where the optimum would take minutes when all is contested, the assignment is greedy.
+    time. A heap of boxes, where thousands contest each other and the optimum would take minutes, is assigned
+    greedily.
 
     Raises ValueError if the gate is not finite or a cost is minus infinity.
     """
@@ -169,11 +171,11 @@ def assigned_pairs(pairs: Pairs, gate: float) -> tuple[Array, Array, Array]:
     contested = contested_pairs(pairs)
     if not contested.any():
         return rows, columns, costs
-    if shape[0] * shape[1] > _MAX_TABLE:
-        chosen = _greedy(pairs)
-        return rows[chosen], columns[chosen], costs[chosen]
     row_names, in_rows = _compact(rows[contested], shape[0])
     column_names, in_columns = _compact(columns[contested], shape[1])
+    if len(row_names) * len(column_names) > _MAX_TABLE and len(in_rows) > _CROWD * len(row_names):
+        chosen = _greedy(pairs)
+        return rows[chosen], columns[chosen], costs[chosen]
     solved = _solve(Pairs(in_rows, in_columns, costs[contested], (len(row_names), len(column_names))), gate)
     plain = ~contested
     return (

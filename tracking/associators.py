@@ -120,7 +120,7 @@ class ByScore:
         fused = pairs.at(1.0 - (1.0 - pairs.costs) * seen.scores[pairs.columns])
         strong = (seen.scores >= self.strong_score)[pairs.columns]
         confirmed = (table.confirmed > 0)[pairs.rows]
-        just_seen = (table.streaks > 0)[pairs.rows] | (table.hits == 1)[pairs.rows]
+        just_seen = (table.streaks >= 0)[pairs.rows]
         stages = Stages(pairs.shape)
         stages.settle(fused.where(confirmed & strong), self.max_cost)
         stages.settle(pairs.where(confirmed & ~strong & just_seen), self.max_weak_cost)
@@ -199,7 +199,7 @@ class Combined:
 
     def _seen_places(self, table: TrackTable, motion: ImageMotion, seen: Observations, stages: Stages) -> Pairs:
         """The free tracks that were missed in the last step, and the free detections where they were last seen."""
-        rows = (stages.free_rows & (table.streaks == 0) & (table.hits > 1)).nonzero()[0]
+        rows = (stages.free_rows & (table.streaks < 0)).nonzero()[0]
         columns = stages.free_columns.nonzero()[0]
         old = corners(motion.seen_boxes.take(rows, axis=1)).T
         in_rows, in_columns = touching(old, corners(seen.measurements.take(columns, axis=1)).T)
@@ -210,7 +210,8 @@ class Combined:
         """1 - IoU x (smaller / larger height)^height_power of the pairs, with boxes cx, cy, w, h grown by reach."""
         a, b = boxes.take(pairs.rows, axis=1), found.take(pairs.columns, axis=1)
         ratios = a[3] / b[3]
-        return 1.0 - centered_iou(a, b, reach) * np.minimum(ratios, 1.0 / ratios) ** self.height_power
+        costs: Array = 1.0 - centered_iou(a, b, reach) * np.minimum(ratios, 1.0 / ratios) ** self.height_power
+        return costs
 
 
 def centered_iou(a: Array, b: Array, reach: float = 0.0) -> Array:

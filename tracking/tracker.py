@@ -28,6 +28,7 @@ from tracking.screening import Observations, Outcome, screen
 Array = NDArray[Any]
 
 _OF_CONFIRMED = np.array([Outcome.TENTATIVE, Outcome.MATCHED], dtype=np.int8)
+_MISSED = -1
 _ID, _HITS, _STREAK, _CONFIRMED, _FIRST_NS, _LAST_NS, _VOTES = range(7)
 
 
@@ -85,8 +86,8 @@ class TrackTable:
     """The book of tracks, one column each, in the order of the motion's states.
 
     scores (T,) float64 of their last detections; all else is one array (6 + C, T) int64, of which the properties are
-    views: ids; hits, detections in all; streaks, steps in a row that continued it; confirmed; first_ns and last_ns,
-    when first and last seen; votes (C, T), detections of each of the C classes.
+    views: ids; hits, detections in all; streaks, steps in a row that continued it, -1 after a miss; confirmed; first_ns
+    and last_ns, when first and last seen; votes (C, T), detections of each of the C classes.
     """
 
     def __init__(self, class_count: int) -> None:
@@ -144,11 +145,11 @@ class TrackTable:
     def update(self, tracks: Array, seen: Observations) -> None:
         """Note one detection for each of the tracks at these indices."""
         continued = self._numbers.take(tracks, axis=1)
-        continued[_STREAK] += 1
+        continued[_STREAK] = np.maximum(continued[_STREAK], 0) + 1
         continued[_HITS] += 1
         continued[_LAST_NS] = seen.stamp_ns
         continued[_VOTES + seen.labels, np.arange(len(tracks))] += 1
-        self._numbers[_STREAK] = 0
+        self._numbers[_STREAK] = _MISSED
         self._numbers[:, tracks] = continued
         self.scores[tracks] = seen.scores
 
