@@ -18,7 +18,7 @@ from typing import Any
 import tercel
 from tercel.cli_tracking import add_evaluate, add_track
 from tercel.core.errors import UserError, nearest_hint
-from tercel.terminal import Progress, add_verb, parse_pairs, typed_settings, write_json
+from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UserError as error:
-        print(f"tercel {args.verb}: {error}", file=sys.stderr)
+        print(f"tercel {args.verb}: {printable(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"tercel {args.verb}: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)

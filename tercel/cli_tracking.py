@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tercel.terminal import Progress, add_verb, parse_pairs, write_json
+from tercel.terminal import Progress, add_verb, parse_pairs, printable, require_writable, write_json
 
 # --- track ---------------------------------------------------------------------------------------------------------
 
@@ -85,13 +85,13 @@ def _track(args: argparse.Namespace) -> int:
     finally:
         progress.done()
         for problem in problems:
-            print(f"skipped: {problem}", file=sys.stderr)
+            print(f"skipped: {printable(problem)}", file=sys.stderr)
     if args.json:
         write_json(args.json, run.summary())
     print(run.table())
-    print(f"tracks: {args.output}")
+    print(f"tracks: {printable(str(args.output))}")
     for path in _pictures(run):
-        print(f"{path.suffix.strip('.')}: {path}")
+        print(printable(f"{path.suffix.strip('.')}: {path}"))
     return 0 if run.total.used else 1
 
 
@@ -167,8 +167,11 @@ def _names(text: str) -> list[str]:
 
 def _evaluate_tracking(args: argparse.Namespace) -> int:
     from tercel.report.tracking_scores import text_report
-    from tracking.evaluation.folders import evaluate_folders, evaluate_folders_3d, read_folders
+    from tracking.evaluation.folders import check_min_iou, evaluate_folders, evaluate_folders_3d, read_folders
 
+    check_min_iou(args.min_iou)
+    if args.json:
+        require_writable(args.json)
     problems: list[str] = []
     progress = Progress("evaluate")
     try:
@@ -183,7 +186,7 @@ def _evaluate_tracking(args: argparse.Namespace) -> int:
     finally:
         progress.done()
         for problem in problems:
-            print(f"skipped: {problem}", file=sys.stderr)
+            print(f"skipped: {printable(problem)}", file=sys.stderr)
     if args.json:
         write_json(args.json, scores.summary() | {"problems": problems})
     print(text_report(scores))

@@ -61,6 +61,24 @@ def typed_settings(texts: Mapping[str, str], defaults: Mapping[str, Any], option
 _TRUTHS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
+def printable(text: str) -> str:
+    """The text on one line: names of files may hold line ends and worse, which become marks."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def require_writable(path: Path) -> None:
+    """Raises UserError if the file, or the folders that it still wants, cannot be written, before the work is done."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; the name of a file is wanted")
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is a file, not a folder; name another place")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UserError(f"{path} may not be written; give yourself the right or name another place")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,8 @@ class Ab3dmotConfig:
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)
+        if self.min_hits < 1:
+            raise ValueError(f"min_hits must be 1 or more, not {self.min_hits}")
         if not 0.0 <= self.min_iou < 1.0:
             raise ValueError(f"min_iou must be from 0 to below 1, not {self.min_iou}")
 

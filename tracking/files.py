@@ -7,14 +7,15 @@ in results a score; frames count from 0. Two comma separated detection files go 
 (RRC) and frame, type, x1 y1 x2 y2, score, h w l, x y z, ry, alpha (PointRCNN).
 
 Any file may be gzipped. A line that cannot be read is skipped, counted and said in the caller's `problems`; a file of
-which no line can be read is a UserError, and so is an id that occurs twice in a frame.
+which no line can be read is a UserError, and so is an id that occurs twice in a frame. Of detections, finite=False
+keeps the lines with a number that is not finite, the score NaN whichever it is, so that every tracker rejects them by
+that name.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from configparser import ConfigParser, Error
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from devices.sensors.recorded.kitti_labels import CLASS_NAMES
 from devices.sensors.recorded.reading import MAX_VALUE, note, short_name
 from tercel.core.errors import UserError
 from tercel.core.messages import Detections2D, Tracks2D
+from tracking.text_files import read_lines
 
 Array = NDArray[Any]
 
@@ -37,10 +39,7 @@ MOT_CLASSES = (
     "pedestrian", "person_on_vehicle", "car", "bicycle", "motorbike", "non_mot_vehicle", "static_person", "distractor",
     "occluder", "occluder_on_ground", "occluder_full", "reflection", "crowd",
 )  # fmt: skip
-MAX_TEXT_BYTES = 256 << 20
-"""The longest text that is read, unzipped: MOT20's longest truth has 60 MB."""
 
-_BLOCK_BYTES = 1 << 16
 _UNKNOWN_2D = (-1.0, -1.0, -10.0)  # KITTI's words for: truncated, occluded and alpha are not known
 _UNKNOWN_3D = (-1.0, -1.0, -1.0, -1000.0, -1000.0, -1000.0, -10.0)
 _DETECTOR_TYPES = {1: "Pedestrian", 2: "Car", 3: "Cyclist"}
@@ -122,7 +121,7 @@ def read_seqinfo(path: Path) -> SequenceInfo:
     """A seqinfo.ini. Raises UserError if it cannot be read, or the rate or the length is missing or not positive."""
     parser = ConfigParser(interpolation=None)
     try:
-        parser.read_string(_text(path, []))
+        parser.read_string("\n".join(read_lines(path, [])))
         section = parser["Sequence"]
         info = SequenceInfo(
             name=section.get("name", path.parent.name),
@@ -142,7 +141,7 @@ def read_seqinfo(path: Path) -> SequenceInfo:
 def read_kitti_seqmap(path: Path) -> dict[str, range]:
     """The frames of each sequence of an evaluate_tracking.seqmap: name, "empty", first frame, end. Raises UserError."""
     frames: dict[str, range] = {}
-    for number, line in enumerate(_text(path, []).splitlines(), 1):
+    for number, line in enumerate(read_lines(path, []), 1):
         words = line.split()
         if words:
             try:
@@ -152,13 +151,13 @@ def read_kitti_seqmap(path: Path) -> dict[str, range]:
     return frames
 
 
-def read_mot(path: Path, problems: list[str]) -> BoxSequence:
+def read_mot(path: Path, problems: list[str], *, finite: bool = True) -> BoxSequence:
     """A MOTChallenge det.txt, gt.txt or result file. class_names has one entry unless the file has classes.
 
     Raises UserError if no line can be read or an id occurs twice in a frame.
     """
-    rows, skipped = _rows(path, problems, _mot_row, "frame,id,x,y,width,height,score")
-    values = _table(rows, 8)
+    rows, skipped = _rows(path, problems, _mot_row, "frame,id,x,y,width,height,score", finite)
+    values = _table(rows, 8, score=6)
     has_classes = bool((values[:, 7] > 0).any())
     x1y1, sizes = values[:, 2:4], values[:, 4:6]
     return _sequence(
@@ -172,39 +171,41 @@ def read_mot(path: Path, problems: list[str]) -> BoxSequence:
     )
 
 
-def read_kitti(path: Path, problems: list[str]) -> BoxSequence:
+def read_kitti(path: Path, problems: list[str], *, finite: bool = True) -> BoxSequence:
     """A KITTI tracking label_02 or result file, DontCare regions (id -1) included.
 
     Raises UserError if no line can be read or an id occurs twice in a class of a frame.
     """
     wanted = "frame id class truncated occluded alpha x1 y1 x2 y2 h w l x y z ry [score]"
-    rows, skipped = _rows(path, problems, _kitti_row, wanted)
-    values = _table(rows, 18)
+    rows, skipped = _rows(path, problems, _kitti_row, wanted, finite)
+    values = _table(rows, 18, score=17)
     return _kitti_sequence(path, values, skipped)
 
 
-def read_det2d_csv(path: Path, problems: list[str], class_name: str) -> BoxSequence:
+def read_det2d_csv(path: Path, problems: list[str], class_name: str, *, finite: bool = True) -> BoxSequence:
     """Detections of one class, frame,x1,y1,x2,y2,score (RRC's). class_name: one of KITTI_CLASSES. Raises UserError."""
     label = float(KITTI_CLASSES.index(class_name))
 
     def parse(words: list[str]) -> list[float]:
-        frame, *box, score = _floats(words, 6)
+        frame, *box, score = _floats(words, 6, most=6)
         return [frame, -1.0, label, *_UNKNOWN_2D, *box, *_UNKNOWN_3D, score]
 
-    rows, skipped = _rows(path, problems, parse, "frame,x1,y1,x2,y2,score")
-    return _kitti_sequence(path, _table(rows, 18), skipped)
+    rows, skipped = _rows(path, problems, parse, "frame,x1,y1,x2,y2,score", finite)
+    return _kitti_sequence(path, _table(rows, 18, score=17), skipped)
 
 
-def read_det3d_csv(path: Path, problems: list[str]) -> BoxSequence:
+def read_det3d_csv(path: Path, problems: list[str], *, finite: bool = True) -> BoxSequence:
     """Detections frame,type,x1,y1,x2,y2,score,h,w,l,x,y,z,ry,alpha (PointRCNN's). Raises UserError."""
     wanted = "frame,type,x1,y1,x2,y2,score,h,w,l,x,y,z,ry,alpha"
-    rows, skipped = _rows(path, problems, _det3d_row, wanted)
-    return _kitti_sequence(path, _table(rows, 18), skipped)
+    rows, skipped = _rows(path, problems, _det3d_row, wanted, finite)
+    return _kitti_sequence(path, _table(rows, 18, score=17), skipped)
 
 
 def _mot_row(words: list[str]) -> list[float]:
     """frame id x y w h score class; class is 0 where the file has none."""
     values = _floats(words, 6)
+    if any(map(math.isnan, values[7:])):
+        raise ValueError("a value is not finite")
     score = values[6] if len(values) > 6 else 1.0
     # Nine columns end in class and visibility; seven and ten have no class (ten: a world position or -1s).
     label = values[7] if len(values) == 9 else 0.0
@@ -225,7 +226,7 @@ def _kitti_row(words: list[str]) -> list[float]:
 
 
 def _det3d_row(words: list[str]) -> list[float]:
-    frame, kind, *box_and_score = _floats(words, 15)
+    frame, kind, *box_and_score = _floats(words, 15, most=15)
     box, score, box_3d, alpha = box_and_score[:4], box_and_score[4], box_and_score[5:12], box_and_score[12]
     if kind not in _DETECTOR_TYPES:
         raise ValueError(f"unknown type {kind:g}")
@@ -236,30 +237,31 @@ def _det3d_row(words: list[str]) -> list[float]:
 _KITTI_LABEL_OF = {name.lower(): label for label, name in enumerate(KITTI_CLASSES)}
 
 
-def _floats(words: list[str], least: int) -> list[float]:
-    """All words as numbers. Raises ValueError if there are too few, or one is no finite number."""
-    if len(words) < least:
+def _floats(words: list[str], least: int, most: int | None = None) -> list[float]:
+    """All words as numbers, NaN where one is not finite. Raises ValueError for too few, too many or no numbers."""
+    if len(words) < least or (most is not None and len(words) > most):
         raise ValueError(f"{len(words)} columns, not {least}")
     values = [float(word) for word in words]
-    if not all(abs(value) < MAX_VALUE for value in values):
-        raise ValueError("a value is not finite")
-    return values
+    return [value if abs(value) < MAX_VALUE else math.nan for value in values]
 
 
 def _rows(
-    path: Path, problems: list[str], parse: Callable[[list[str]], list[float]], wanted: str
+    path: Path, problems: list[str], parse: Callable[[list[str]], list[float]], wanted: str, finite: bool
 ) -> tuple[list[list[float]], int]:
     """The parsed lines, and how many were skipped. parse gets a line's words and raises ValueError."""
     rows, skipped = [], 0
-    for number, line in enumerate(_text(path, problems).splitlines(), 1):
+    for number, line in enumerate(read_lines(path, problems), 1):
         words = line.replace(",", " ").split()
         if not words or words[0].startswith("#"):
             continue
         try:
             row = parse(words)
-            whole = row[0] == int(row[0]) and row[1] == int(row[1])
+            # NaN, which is equal to nothing, is no frame and no id either.
+            whole = row[0] == row[0] // 1 and row[1] == row[1] // 1
             if not (whole and 0 <= row[0] < 1 << 31 and abs(row[1]) < 1 << 53):
                 raise ValueError("the frame or the id is not a whole number in range")
+            if finite and any(map(math.isnan, row)):
+                raise ValueError("a value is not finite")
             rows.append(row)
         except ValueError as error:
             skipped += 1
@@ -269,9 +271,12 @@ def _rows(
     return rows, skipped
 
 
-def _table(rows: list[list[float]], columns: int) -> Array:
-    """The rows as one array, by frame; within a frame in the file's order."""
-    values = np.array(rows, dtype=np.float64).reshape(-1, columns)
+def _table(rows: list[list[float]], columns: int, score: int) -> Array:
+    """The rows as one array, by frame; within a frame in the file's order. One with a NaN has it for its score."""
+    values = np.array(rows, dtype=np.float64) if rows else np.zeros((0, columns))
+    if values.shape[1:] != (columns,):
+        raise ValueError(f"rows of {values.shape[1:]} values, not {columns}")
+    values[np.isnan(values).any(axis=1), score] = np.nan
     return values[np.argsort(values[:, 0], kind="stable")]
 
 
@@ -303,24 +308,6 @@ def _sequence(path: Path, values: Array, **columns: Any) -> BoxSequence:
         frame, track_id, _ = keys[:, twice[0]]
         raise UserError(f"{path}: id {track_id} occurs twice in frame {frame}; an id names one object in a frame")
     return boxes
-
-
-def _text(path: Path, problems: list[str]) -> str:
-    """A text file, unzipped if its name ends in .gz. A zipped file that ends early is noted, its beginning kept."""
-    blocks: list[bytes] = []
-    size = 0
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        try:
-            while block := file.read(_BLOCK_BYTES):
-                blocks.append(block)
-                size += len(block)
-                if size > MAX_TEXT_BYTES:
-                    raise UserError(f"{path} holds more than {MAX_TEXT_BYTES >> 20} MB of text; split it by sequences")
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            if not blocks:
-                raise UserError(f"{path} cannot be unzipped: {error}; copy it again") from None
-            note(problems, f"{short_name(path)}: {error}; the rest of it is skipped")
-    return b"".join(blocks).decode("utf-8", errors="replace")
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tercel.report.tracking_steps import NO_POSE, Tracked
+from tercel.terminal import printable
 from tracking.screening import Outcome
 
 _KEPT = {"matched": Outcome.MATCHED, "new": Outcome.NEW, "tentative": Outcome.TENTATIVE}
@@ -92,13 +93,13 @@ def text_table(accounts: Mapping[str, Account]) -> str:
     total = sum(accounts.values(), Account())
     if len(accounts) > 1:
         rows["all"] = total
-    width = max([_NAME_WIDTH, *(len(name) for name in rows)])
+    width = max([_NAME_WIDTH, *(len(printable(name)) for name in rows)])
     columns = ("frames", "detections", "matched", "new", "tentative", "rejected", "tracks", "boxes", "frames/s")
     lines = [" " * width + "".join(f"{name:>11}" for name in columns)]
     for name, row in rows.items():
         numbers = (row.frames, row.detections, row.matched, row.new, row.tentative, row.rejected.total(), row.tracks)
         cells = "".join(f"{value:>11}" for value in (*numbers, row.boxes))
-        lines.append(f"{name:{width}}{cells}{row.frames_per_s:>11.0f}")
+        lines.append(f"{printable(name):{width}}{cells}{row.frames_per_s:>11.0f}")
     lines += [f"rejected, {reason}: {count}" for reason, count in sorted(total.rejected.items())]
     lines += [f"left out, of class {name}: {count}" for name, count in sorted(total.left_out.items())]
     if total.unreadable:

@@ -60,7 +60,7 @@ def make_stepper(tracker: str, rate_hz: float, settings: Mapping[str, Any], sigh
     """
     if tracker == FOLLOWING and sight.images is not None:
         return _ByImages(Tracker2DByImage(Tracker2DConfig(**settings)), sight.images)
-    component = make_tracker_2d(tracker, frame_period_s=1.0 / rate_hz, **settings)
+    component = make_tracker_2d(tracker, **{"frame_period_s": 1.0 / rate_hz, **settings})
     if tracker == FOLLOWING and sight.poses is not None and sight.intrinsics is not None:
         return _ByPoses(component, sight.poses, sight.intrinsics)
     return _Still(component)

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from devices.sensors.recorded.reading import files_with, short_name, text_rows
+from devices.sensors.recorded.reading import files_with, short_name
 from tercel.core.errors import UserError, nearest_hint
 from tracking.files import (
     KITTI_CLASSES,
@@ -30,6 +31,7 @@ from tracking.files import (
     read_mot,
     read_seqinfo,
 )
+from tracking.text_files import first_lines
 
 FORMATS = ("mot", "kitti", "kitti2d", "kitti3d")
 """MOTChallenge; KITTI's labels and results; its detections of one class in the image (RRC) and in space (PointRCNN)."""
@@ -37,6 +39,7 @@ MAX_RATE_HZ = 10_000.0
 
 _TEXT = (".txt", ".txt.gz", ".csv", ".csv.gz")
 _PROBED_LINES = 20
+_PROBED_BYTES = 1 << 20
 _CLASS_FOLDERS = {name.lower(): name for name in KITTI_CLASSES}
 _REGIONS = "DontCare"
 
@@ -99,6 +102,8 @@ def find_sources(
     if not found:
         wanted = "SEQUENCE/det/det.txt (MOTChallenge), SEQUENCE.txt or CLASS/SEQUENCE.txt (KITTI)"
         raise UserError(f"{path} holds no detections; {wanted} is wanted{_elsewhere(path)}")
+    if "" in found:
+        raise UserError(f"{found[''][0][1]} has no name before its ending, and no name for its tracks; rename it")
     unknown = [name for name in sequences if name not in found]
     if unknown:
         raise UserError(f"{path} has no sequence {unknown[0]!r}; {nearest_hint(unknown[0], found)}")
@@ -158,7 +163,8 @@ def _kinds(path: Path, found: dict[str, list[tuple[str, Path]]], kind: str | Non
 
 def _probe(file: Path) -> str | None:
     """What the first lines look like, None for an empty file. Raises UserError if they look like nothing known."""
-    lines = [line for (_, line), _left in zip(text_rows(file, []), range(_PROBED_LINES), strict=False)]
+    stripped = (line.strip() for line in first_lines(file, _PROBED_BYTES))
+    lines = list(islice((line for line in stripped if line and not line.startswith("#")), _PROBED_LINES))
     if not lines:
         return None
     kinds = [kind for line in lines if (kind := _kind_of(line.replace(",", " ").split()))]
@@ -258,6 +264,7 @@ def load(source: Source, classes: Sequence[str], problems: list[str]) -> Loaded:
 
     Lines that cannot be read are appended to problems. Raises UserError if no line of a file can be read.
     """
+    # Detections that are not finite are no lines that cannot be read: the tracker rejects them by that name.
     boxes = _merged([_read(source.kind, file, class_name, problems) for class_name, file in source.files])
     wanted = {name.lower() for name in classes}
     names = np.array([not wanted or name.lower() in wanted for name in boxes.class_names], dtype=bool)
@@ -271,10 +278,11 @@ def load(source: Source, classes: Sequence[str], problems: list[str]) -> Loaded:
 
 def _read(kind: str, file: Path, class_name: str, problems: list[str]) -> BoxSequence:
     if kind == "mot":
-        return read_mot(file, problems)
+        return read_mot(file, problems, finite=False)
     if kind == "kitti2d":
-        return read_det2d_csv(file, problems, class_name)
-    return read_kitti(file, problems) if kind == "kitti" else read_det3d_csv(file, problems)
+        return read_det2d_csv(file, problems, class_name, finite=False)
+    read = read_kitti if kind == "kitti" else read_det3d_csv
+    return read(file, problems, finite=False)
 
 
 def _merged(parts: Sequence[BoxSequence]) -> BoxSequence:

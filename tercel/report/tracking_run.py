@@ -15,7 +15,16 @@ from tercel.report.tracking_account import Account, account_of, text_table
 from tercel.report.tracking_camera import FOLLOWING, Sight
 from tercel.report.tracking_input import Source, check_classes, find_sources, load
 from tercel.report.tracking_space import read_poses
-from tercel.report.tracking_steps import TRACKERS_3D, Tracked, in_space, settings_of, stepped_frames, track
+from tercel.report.tracking_steps import (
+    TRACKERS_3D,
+    Tracked,
+    check_settings,
+    in_space,
+    settings_of,
+    stepped_frames,
+    track,
+)
+from tercel.terminal import printable, require_writable
 from tracking.files import write_kitti, write_mot
 from tracking.presets import TRACKERS_2D
 
@@ -78,7 +87,7 @@ class TrackRun:
 
     def table(self) -> str:
         """For a terminal."""
-        return "\n".join([text_table(self.accounts), *(f"note: {note}" for note in self.notes)])
+        return "\n".join([text_table(self.accounts), *(f"note: {printable(note)}" for note in self.notes)])
 
 
 def run_tracking(options: TrackOptions, problems: list[str], progress: Progress = lambda _fraction: None) -> TrackRun:
@@ -97,6 +106,8 @@ def run_tracking(options: TrackOptions, problems: list[str], progress: Progress 
     check_classes(sources, options.classes)
     tracker = options.tracker or ("tercel3d" if all(source.kind == "kitti3d" for source in sources) else "tercel")
     settings = settings_of(tracker, options.settings)
+    for source in sources:
+        check_settings(tracker, settings, source)
     notes = _check(options, sources, tracker)
     run = TrackRun(options, tracker, settings, _find_images(options, sources), {}, {}, notes, problems)
     keep = options.report is not None or options.video is not None
@@ -197,7 +208,7 @@ def _find_images(options: TrackOptions, sources: Sequence[Source]) -> dict[str, 
 
 
 def _check_overwriting(options: TrackOptions, sources: Sequence[Source]) -> None:
-    """Raises UserError if an output is an input, or the same as another output, or OUT is no folder."""
+    """Raises UserError if an output is an input, the same as another output or not to be written, or OUT no folder."""
     if options.out.exists() and not options.out.is_dir():
         raise UserError(
             f"-o {options.out} is a file; a folder is wanted, which gets one SEQUENCE.txt for each sequence"
@@ -211,6 +222,8 @@ def _check_overwriting(options: TrackOptions, sources: Sequence[Source]) -> None
     folder = next((path for path in outputs if path.is_dir()), None)
     if folder is not None:
         raise UserError(f"{folder} is a folder; the name of a file is wanted")
+    for path in outputs:
+        require_writable(path)
     resolved = [path.resolve() for path in outputs]
     twice = next((path for path in outputs if resolved.count(path.resolve()) > 1), None)
     if twice is not None:

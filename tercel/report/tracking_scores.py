@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tercel.terminal import printable
 from tracking.evaluation.folders import FolderScores, FolderScores3d
 from tracking.evaluation.scores import Scores
 
@@ -32,11 +33,12 @@ def text_report(scores: FolderScores | FolderScores3d) -> str:
     if folders.skipped_lines:
         count = sum(folders.skipped_lines.values())
         lines.append(f"{count} lines could not be read, in {len(folders.skipped_lines)} files")
-    return "\n".join([*tables, *lines, *scores.notes]).rstrip()
+    return "\n".join([*tables, *map(printable, [*lines, *scores.notes])]).rstrip()
 
 
 def score_table(rows: Mapping[str, Scores]) -> str:
     """One line for each name; ratios in percent."""
+    rows = {printable(name): scores for name, scores in rows.items()}
     width = max([_NAME_WIDTH, *(len(name) for name in rows)])
     head = f"{'':{width}} " + " ".join(f"{name:>7}" for name in (*_PERCENT, *_COUNTS.values()))
     return "\n".join([head, *(_row(f"{name:{width}}", scores) for name, scores in rows.items())])

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from tercel.core.errors import UserError, nearest_hint
 from tercel.core.geometry import inverse
-from tercel.report.tracking_camera import Sight, make_stepper
-from tercel.report.tracking_input import Loaded
+from tercel.report.tracking_camera import Sight, Stepper, make_stepper
+from tercel.report.tracking_input import Loaded, Source
 from tercel.report.tracking_space import kitti_boxes, measurements
 from tercel.terminal import typed_settings
 from tracking.ab3dmot import Ab3dmotConfig, BoxMotion
 from tracking.box_tracker import POINTRCNN_KITTI, BoxTrackerConfig
-from tracking.files import BoxSequence, detections_2d, from_tracks_2d
+from tracking.files import KITTI_CLASSES, BoxSequence, detections_2d, from_tracks_2d
 from tracking.presets import TRACKERS_2D
 from tracking.screening import Observations
 from tracking.tracker import Step, Tracker
@@ -73,10 +73,20 @@ def settings_of(tracker: str, texts: Mapping[str, str]) -> dict[str, Any]:
     return typed_settings(texts, {field.name: field.default for field in fields(config)}, "--set")
 
 
+def check_settings(tracker: str, settings: Mapping[str, Any], source: Source) -> None:
+    """Raises UserError for settings that the tracker refuses, at this sequence's rate."""
+    if in_space(tracker):
+        names = dict(enumerate(name.lower() for name in KITTI_CLASSES))
+        _assemble(tracker, settings, source, names)
+    else:
+        _stepper(tracker, settings, source, STILL)
+
+
 def stepped_frames(loaded: Loaded, settings: Mapping[str, Any]) -> Array:
     """The frames in which the tracker is called, (F,) int64: all, but for what lies deep in a gap of detections.
 
-    Raises UserError if a frame is so late that its stamp cannot be told.
+    settings: such as the tracker takes, see `check_settings`. Raises UserError if a frame is so late that its stamp
+    cannot be told.
     """
     rate_hz, frames = loaded.source.rate_hz, loaded.frames
     if frames.stop / rate_hz * 1e9 >= _LAST_STAMP_NS:
@@ -101,6 +111,7 @@ def track(
 
     Raises UserError for settings that the tracker refuses.
     """
+    check_settings(tracker, settings, loaded.source)
     frames = stepped_frames(loaded, settings)
     if in_space(tracker):
         return _track_in_space(tracker, settings, loaded, frames, sight.poses, progress)
@@ -115,10 +126,7 @@ def _track_in_image(
     sight: Sight,
     progress: Callable[[int], None],
 ) -> Tracked:
-    try:
-        stepper = make_stepper(tracker, loaded.source.rate_hz, settings, sight)
-    except ValueError as error:
-        raise UserError(f"--set: {error}") from None
+    stepper = _stepper(tracker, settings, loaded.source, sight)
     messages, outcomes, ids, seconds = [], [], [], 0.0
     stream = detections_2d(loaded.boxes, frames.tolist(), loaded.source.rate_hz)
     for done, (frame, message) in enumerate(zip(frames.tolist(), stream, strict=True)):
@@ -143,6 +151,14 @@ def _track_in_image(
     )
 
 
+def _stepper(tracker: str, settings: Mapping[str, Any], source: Source, sight: Sight) -> Stepper:
+    """A new tracker of boxes in the image. Raises UserError for settings that it refuses."""
+    try:
+        return make_stepper(tracker, source.rate_hz, settings, sight)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"--set: {error}") from None
+
+
 def _track_in_space(
     tracker: str,
     settings: Mapping[str, Any],
@@ -151,8 +167,10 @@ def _track_in_space(
     poses: Mapping[int, Array] | None,
     progress: Callable[[int], None],
 ) -> Tracked:
-    parts = _assemble(tracker, settings, loaded)
     boxes = loaded.boxes
+    names = {label: boxes.class_names[label].lower() for label in sorted(set(boxes.labels.tolist()))}
+    trackers = _assemble(tracker, settings, loaded.source, names)
+    parts = [_Part(made, loaded, label, i, len(trackers)) for i, (label, made) in enumerate(trackers.items())]
     at_rest = np.eye(4)
     outcomes = np.full(len(boxes), NO_POSE, dtype=np.int8)
     ids = np.full(len(boxes), -1, dtype=np.int64)
@@ -183,27 +201,25 @@ def _track_in_space(
     )
 
 
-def _assemble(tracker: str, settings: Mapping[str, Any], loaded: Loaded) -> list[_Part]:
-    """One tracker for all classes, or one for each where classes have settings of their own."""
-    labels = sorted(set(loaded.boxes.labels.tolist()))
-    names = {label: loaded.boxes.class_names[label].lower() for label in labels}
+def _assemble(
+    tracker: str, settings: Mapping[str, Any], source: Source, names: Mapping[int, str]
+) -> dict[int | None, Tracker]:
+    """One tracker for all classes, under None, or one for each label where classes have settings of their own.
+
+    names: of the classes that there are, lower case. Raises UserError for settings that the tracker refuses.
+    """
     try:
-        if tracker == "tercel3d" and loaded.source.kind == "kitti3d":
-            configs: dict[int | None, Any] = {
-                label: replace(POINTRCNN_KITTI.get(name, BoxTrackerConfig()), **settings)
+        if tracker == "tercel3d" and source.kind == "kitti3d":
+            return {
+                label: replace(POINTRCNN_KITTI.get(name, BoxTrackerConfig()), **settings).assemble()
                 for label, name in names.items()
             }
-        else:
-            config = TRACKERS_3D[tracker]
-            counts_frames = "frame_period_s" in {field.name for field in fields(config)}
-            period = {"frame_period_s": 1.0 / loaded.source.rate_hz} if counts_frames else {}
-            configs = {None: config(**{**period, **settings})}
-    except ValueError as error:
+        config = TRACKERS_3D[tracker]
+        counts_frames = "frame_period_s" in {field.name for field in fields(config)}
+        period = {"frame_period_s": 1.0 / source.rate_hz} if counts_frames else {}
+        return {None: config(**{**period, **settings}).assemble()}
+    except (ValueError, OverflowError) as error:
         raise UserError(f"--set: {error}") from None
-    return [
-        _Part(config.assemble(), loaded, label, index, len(configs))
-        for index, (label, config) in enumerate(configs.items())
-    ]
 
 
 class _Part:

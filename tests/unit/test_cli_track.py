@@ -318,7 +318,7 @@ def test_boxes_go_to_the_world_and_back(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["1,-1,50,100,40", "1,-1,50,100,40,90,nan", "1,-1,50,100,x,90,0.9", "1.5,-1,1,1,9,9,1"]
+    "line", ["1,-1,50,100,40", "nan,-1,50,100,40,90,1", "1,-1,50,100,x,90,0.9", "1.5,-1,1,1,9,9,1"]
 )
 def test_a_line_that_cannot_be_read_is_counted_and_the_others_kept(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str
@@ -327,6 +327,20 @@ def test_a_line_that_cannot_be_read_is_counted_and_the_others_kept(
     account = track(tmp_path, folder)["all"]
     assert (account["detections"], account["unreadable"]) == (60, 1)
     assert "line 61" in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_finite_reach_the_tracker_which_rejects_them_by_name(tmp_path: Path) -> None:
+    bad = ["5,-1,300,300,40,90,nan", "5,-1,300,inf,40,90,1", "5,-1,300,300,nan,90,1", "5,-1,300,300,40,1e200,1"]
+    folder = sequence(tmp_path / "S", [*walk(), *([line] for line in bad)])
+    for tracker in ("tercel", "sort", "bytetrack", "ocsort"):
+        account = track(tmp_path, folder, "--tracker", tracker, "--report", tmp_path / "r.html")["all"]
+        assert (account["detections"], account["unreadable"], account["rejected"]) == (64, 0, {"not finite": 4})
+    rows = [*cars(9), [5, 2, "nan", *cars(9)[5][3:]], [5, 2, *cars(9)[5][2:9], "inf", *cars(9)[5][10:]]]
+    path = write(tmp_path / "det" / "0001.txt", rows)
+    for tracker in ("tercel3d", "ab3dmot"):
+        account = track(tmp_path, path, "--tracker", tracker)["all"]
+        assert (account["detections"], account["unreadable"], account["rejected"]) == (11, 0, {"not finite": 2})
+        assert "nan" not in (tmp_path / "out" / "0001.txt").read_text()
 
 
 def test_boxes_without_size_and_duplicates_are_rejected_by_name(tmp_path: Path) -> None:
@@ -413,6 +427,78 @@ def test_mistakes_are_one_line_that_says_the_mend(capsys: pytest.CaptureFixture[
         ([folder, "--report", tmp_path / "nothing"], "is a folder"),
     ):
         assert words in refused(capsys, tmp_path, *arguments), arguments
+
+
+def test_settings_that_no_tracker_can_have_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "S", walk())
+    space = write(tmp_path / "det" / "0001.txt", cars(9))
+    for path, tracker, setting, words in (
+        (folder, "tercel", "max_age_s=inf", "max_age_s must be"),
+        (folder, "tercel", "coast_s=inf", "coast_s must be"),
+        (folder, "sort", "max_age_frames=99999999999999999999", "must be"),
+        (folder, "sort", f"max_age_frames={10**400}", "--set: "),
+        (folder, "sort", "frame_period_s=0", "frame_period_s must be"),
+        (space, "ab3dmot", "min_hits=0", "min_hits must be"),
+        (space, "ab3dmot", "max_age_frames=99999999999999999999", "must be"),
+        (space, "tercel3d", "max_age_s=inf", "max_age_s must be"),
+    ):
+        assert words in refused(capsys, tmp_path, path, "--tracker", tracker, "--set", setting), setting
+
+
+def test_a_frame_period_that_is_set_is_taken_instead_of_the_files(tmp_path: Path) -> None:
+    folder = sequence(tmp_path / "S", walk())
+    for tracker in ("sort", "bytetrack", "ocsort"):
+        summary = track(tmp_path, folder, "--tracker", tracker, "--set", "frame_period_s=0.1")
+        assert summary["settings"] == {"frame_period_s": 0.1}
+        assert summary["all"]["tracks"] == 3
+
+
+def test_a_zip_bomb_of_empty_lines_is_not_read_through(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "x.txt.gz"
+    path.write_bytes(gzip.compress(b"\n" * (300 << 20), compresslevel=1))
+    for more in ((), ("--format", "mot")):
+        began_s = time.perf_counter()
+        assert refused(capsys, tmp_path, path, "--rate-hz", 10, *more)
+        assert time.perf_counter() - began_s < 5.0
+
+
+def test_a_file_that_cannot_be_unzipped_or_decoded_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plain, broken, wide, marked = (tmp_path / name for name in ("p.txt.gz", "b.txt.gz", "w.txt", "m.txt"))
+    plain.write_text("1,-1,50,100,40,90,0.9\n")
+    broken.write_bytes(gzip.compress(b"1,-1,50,100,40,90,0.9\n")[:12] + b"junk")
+    wide.write_text("1,-1,50,100,40,90,0.9\n", encoding="utf-16")
+    for path, words in ((plain, "take .gz off"), (broken, "cannot be unzipped"), (wide, "UTF-16")):
+        assert words in refused(capsys, tmp_path, path, "--rate-hz", 10)
+    marked.write_text("1,-1,50,100,40,90,0.9\n", encoding="utf-8-sig")
+    account = track(tmp_path, marked, "--rate-hz", 10)["all"]
+    assert (account["detections"], account["unreadable"]) == (1, 0)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = sequence(tmp_path / "S", walk())
+    file = write(tmp_path / "file", [])
+    for option, place in (("--report", file / "r.html"), ("--video", file / "v.webm"), ("--report", file / "a" / "b")):
+        assert "is a file, not a folder" in refused(capsys, tmp_path, folder, option, place)
+    for option, place in (("-o", file / "sub"), ("--json", file / "x")):
+        assert main(["track", str(folder), "-o", str(tmp_path / "out"), option, str(place)]) == 2
+        assert "is a file, not a folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_line_ends_keep_the_table_whole_and_an_empty_name_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a\nb.txt", [*walk(), ["x"]])
+    track(tmp_path, path, "--rate-hz", 10)
+    said = capsys.readouterr()
+    assert "a\ufffdb" in said.out.splitlines()[1]
+    assert said.err.count("\n") == 1
+    nameless = write(tmp_path / "n" / ".txt", walk())
+    for given_path in (nameless, nameless.parent):
+        track(tmp_path, given_path, "--rate-hz", 10, code=2)
+        assert "no name before its ending" in capsys.readouterr().err
 
 
 def test_a_folder_too_high_names_those_below(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

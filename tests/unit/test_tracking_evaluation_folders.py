@@ -207,3 +207,35 @@ def test_an_overlap_that_makes_no_sense_is_a_users_mistake(
 def test_boxes_in_space_are_for_kitti(mot: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(mot, "--metric", "3d") == 2
     assert "not for mot15" in capsys.readouterr().err
+
+
+def test_a_length_gone_wild_is_refused_in_one_line(mot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ini = next((mot / "truth").glob("*/seqinfo.ini"))
+    ini.write_text("[Sequence]\nframeRate=30\nseqLength=2000000000\n")
+    assert evaluate(mot) == 2
+    said = capsys.readouterr().err
+    assert f"{ini.parent.name} is said to have 2000000000 frames" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("min_iou", ["nan", "0", "1.1", "inf"])
+def test_an_overlap_that_is_none_is_refused_whatever_the_metric(
+    mot: Path, capsys: pytest.CaptureFixture[str], min_iou: str
+) -> None:
+    assert evaluate(mot, "--min-iou", min_iou) == 2
+    assert "above 0 and up to 1" in capsys.readouterr().err
+
+
+def test_scores_that_cannot_be_written_are_refused_before_the_work(
+    mot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (mot / "file").write_text("")
+    assert evaluate(mot, "--json", mot / "file" / "x.json") == 2
+    captured = capsys.readouterr()
+    assert ("is a file, not a folder" in captured.err, captured.out) == (True, "")
+
+
+def test_tracks_without_a_name_are_refused(mot: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mot / "tracks" / ".txt").write_text("1,1,0,0,5,5,1\n")
+    assert evaluate(mot) == 2
+    assert "no name before its ending" in capsys.readouterr().err

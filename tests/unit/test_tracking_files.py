@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tercel.core.errors import UserError
 from tercel.core.messages import Tracks2D
-from tracking import files
+from tracking import text_files
 from tracking.files import (
     KITTI_CLASSES,
     MOT_CLASSES,
@@ -262,10 +262,56 @@ def test_a_zipped_file_that_was_cut_keeps_its_beginning(tmp_path: Path) -> None:
 
 
 def test_a_zip_bomb_is_refused_before_it_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 1 << 20)
+    monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 1 << 20)
     path = tmp_path / "bomb.txt.gz"
     path.write_bytes(gzip.compress(b"\n" * (8 << 20)))
     with pytest.raises(UserError, match="more than 1 MB"):
+        read_mot(path, [])
+
+
+def test_more_lines_than_any_sequence_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_TEXT_LINES", 1000)
+    with pytest.raises(UserError, match="more than 1000 lines"):
+        read_mot(written(tmp_path, "\n" * 1001), [])
+
+
+@pytest.mark.parametrize("line", ["1,2,3,4,5", "1,2,3,4,5,0.9,7", "1" + ",2" * 17, "1" + ",2" * 11])
+def test_image_detections_of_another_width_are_bad_lines_and_never_joined(tmp_path: Path, line: str) -> None:
+    problems: list[str] = []
+    boxes = read_det2d_csv(written(tmp_path, f"0,1,2,3,4,0.5\n{line}\n{line}\n"), problems, "Car")
+    assert (boxes.boxes_xyxy_px.tolist(), boxes.scores.tolist(), boxes.skipped_lines) == ([[1, 2, 3, 4]], [0.5], 2)
+    assert "columns, not 6" in problems[0]
+
+
+def test_detections_that_are_not_finite_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    path = written(tmp_path, "1,-1,nan,0,5,5,1\n1,-1,0,0,inf,5,1\n1,-1,0,0,5,5,-inf\n1,-1,0,0,5,5,0.5\n")
+    boxes = read_mot(path, [], finite=False)
+    np.testing.assert_array_equal(boxes.scores, [np.nan, np.nan, np.nan, 0.5])
+    assert (boxes.skipped_lines, read_mot(path, []).skipped_lines) == (0, 3)
+    for line in ("nan,-1,0,0,5,5,1", "inf,-1,0,0,5,5,1", "1,-inf,0,0,5,5,1", "1,-1,0,0,5,5,1,-inf,1"):
+        both = written(tmp_path, f"1,-1,0,0,5,5,1\n{line}\n")
+        assert read_mot(both, [], finite=False).skipped_lines == 1
+    labels = written(tmp_path, f"{CAR.replace('20.0', 'nan')}\n{CAR.replace(' 3 Car', ' 4 Car')}\n")
+    np.testing.assert_array_equal(read_kitti(labels, [], finite=False).scores, [np.nan, 1.0])
+    flat = read_det2d_csv(written(tmp_path, "0,1,2,3,4,nan\n"), [], "Car", finite=False)
+    assert np.isnan(flat.scores).all()
+
+
+def test_a_byte_order_mark_costs_no_line_and_utf_16_is_named(tmp_path: Path) -> None:
+    text = "1,-1,10,20,30,40,0.5\n2,-1,10,20,30,40,0.5\n"
+    for name in ("a.txt", "a.txt.gz"):
+        assert read_mot(written(tmp_path, f"\ufeff{text}", name), []).frames.tolist() == [1, 2]
+    path = tmp_path / "wide.txt"
+    for encoding in ("utf-16", "utf-32"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(UserError, match=r"wide.txt is UTF-16.*save it as UTF-8"):
+            read_mot(path, [])
+
+
+def test_plain_text_with_a_zipped_name_is_told_the_mend(tmp_path: Path) -> None:
+    path = tmp_path / "plain.txt.gz"
+    path.write_text("1,-1,10,20,30,40,0.5\n")
+    with pytest.raises(UserError, match="take .gz off its name"):
         read_mot(path, [])
 
 

@@ -27,6 +27,9 @@ from tracking.files import MOT_CLASSES, BoxSequence, read_kitti, read_kitti_seqm
 
 FORMATS = (*MOT_BENCHMARKS, "kitti")
 
+MAX_FRAMES = 10_000_000
+"""The longest sequence that is scored: four days at 30 Hz."""
+
 _TEXT = (".txt", ".txt.gz")
 
 
@@ -126,14 +129,18 @@ def read_folders(
     truth = {name: read(path, problems) for name, path in truth_files.files.items()}
     given = {name: read(track_files[name], problems) for name in names if name in track_files}
     notes: list[str] = []
+    frames = {
+        name: truth_files.frames.get(name) or _frames(name, boxes, truth_files.kind, notes)
+        for name, boxes in truth.items()
+    }
+    too_long = next((name for name in names if len(frames[name]) > MAX_FRAMES), None)
+    if too_long is not None:
+        raise UserError(f"{too_long} is said to have {len(frames[too_long])} frames; at most {MAX_FRAMES} are scored")
     return Folders(
         format=_format(truth_files.kind, format_name, truth),
         truth=truth,
         tracks={name: given.get(name, boxes.take(boxes.frames < 0)) for name, boxes in truth.items()},
-        frames={
-            name: truth_files.frames.get(name) or _frames(name, boxes, truth_files.kind, notes)
-            for name, boxes in truth.items()
-        },
+        frames=frames,
         without_tracks=[name for name in names if name not in given],
         without_truth=[name for name in track_files if name not in given],
         skipped_lines={
@@ -172,14 +179,19 @@ def evaluate_folders_3d(
     """
     if folders.format != "kitti":
         raise UserError(f"boxes in space are evaluated for KITTI's tracking labels, not for {folders.format}")
-    if not 0.0 < min_iou <= 1.0:
-        raise UserError(f"min_iou is {min_iou:g}; give an overlap above 0 and up to 1, published are 0.25, 0.5 and 0.7")
+    check_min_iou(min_iou)
     chosen, left_out = choose_classes(folders, classes)
     scores = {}
     for done, name in enumerate(chosen):
         progress(done / len(chosen))
         scores[name] = kitti3d.evaluate(folders.truth, folders.tracks, class_name=name, min_iou=min_iou)
     return FolderScores3d(folders, scores, min_iou, [*folders.notes, *left_out])
+
+
+def check_min_iou(min_iou: float) -> None:
+    """Raises UserError for a least overlap that is none."""
+    if not 0.0 < min_iou <= 1.0:
+        raise UserError(f"min_iou is {min_iou:g}; give an overlap above 0 and up to 1, published are 0.25, 0.5 and 0.7")
 
 
 def choose_classes(folders: Folders, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -277,4 +289,7 @@ def _mot_files(folder: Path) -> dict[str, Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".txt")
+    name = path.name.removesuffix(".gz").removesuffix(".txt")
+    if not name:
+        raise UserError(f"{path} has no name before its ending, and so none of a sequence; rename it")
+    return name
