@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tracking.associators import ByScore
 from tracking.box_models import HeightBox
 from tracking.image_motion import ImageMotion
-from tracking.sort import check_frames, unseen_limit_s
+from tracking.sort import check_fractions, check_frames, unseen_limit_s
 from tracking.tracker import Tracker, TrackerConfig
 
 
@@ -32,6 +32,9 @@ class ByteTrackConfig:
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)
+        check_fractions(
+            max_cost=self.max_cost, max_weak_cost=self.max_weak_cost, max_tentative_cost=self.max_tentative_cost
+        )
 
     def assemble(self) -> Tracker:
         """The tracker."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tracking.associators import ObservationCentric
 from tracking.box_models import ScaleRatioBox
 from tracking.image_motion import ImageMotion
-from tracking.sort import check_frames, unseen_limit_s
+from tracking.sort import check_fractions, check_frames, unseen_limit_s
 from tracking.tracker import Tracker, TrackerConfig
 
 
@@ -30,6 +30,7 @@ class OcSortConfig:
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)
+        check_fractions(min_iou=self.min_iou, inertia=self.inertia)
         if not 1 <= self.direction_frames <= 30:
             raise ValueError(f"direction_frames must be from 1 to 30, not {self.direction_frames}")
 

@@ -23,6 +23,7 @@ class SortConfig:
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)
+        check_fractions(min_iou=self.min_iou)
 
     def assemble(self) -> Tracker:
         """The tracker."""
@@ -45,8 +46,15 @@ def check_frames(frame_period_s: float, max_age_frames: int) -> None:
     """Raises ValueError for a period or an age that means nothing."""
     if not 1e-4 <= frame_period_s <= 60.0:
         raise ValueError(f"frame_period_s must be from 0.0001 to 60, not {frame_period_s}")
-    if max_age_frames < 0:
-        raise ValueError(f"max_age_frames must be 0 or more, not {max_age_frames}")
+    if not 0 <= max_age_frames <= 3600.0 / frame_period_s - 2.0:
+        raise ValueError(f"max_age_frames must be 0 or more, and less than an hour, not {max_age_frames}")
+
+
+def check_fractions(**values: float) -> None:
+    """Raises ValueError for an overlap or a cost that is not from 0 to 1."""
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must be from 0 to 1, not {value}")
 
 
 def unseen_limit_s(frame_period_s: float, missed_frames: int) -> float:

@@ -50,8 +50,12 @@ class TrackerConfig:
     class_aware: bool = True  # True: a track has one class. False: any detection may match, the class is voted
 
     def __post_init__(self) -> None:
-        if not self.start_score >= self.min_score > -np.inf:
-            raise ValueError(f"start_score must be at least min_score, and finite: {self.start_score}")
+        if not np.isfinite(self.min_score):
+            raise ValueError(f"min_score must be finite, not {self.min_score}")
+        if not self.min_score <= self.start_score < np.inf:
+            raise ValueError(f"start_score must be at least min_score, and finite, not {self.start_score}")
+        if np.isnan(self.confirm_score):
+            raise ValueError("confirm_score must be a number")
         if self.min_hits < 1:
             raise ValueError(f"min_hits must be 1 or more, not {self.min_hits}")
         for name in ("min_streak", "warm_up_steps"):

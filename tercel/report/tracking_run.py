@@ -134,6 +134,11 @@ def _track_one(run: TrackRun, source: Source, progress: Progress) -> Tracked:
     tracked = track(run.tracker, run.settings, loaded, sight, lambda frames: progress(frames / steps))
     if source.kind == "mot" and len(np.unique(tracked.tracks.labels)) > 1:
         run.notes.append(f"{source.name}: MOTChallenge's results name no class; each track has one all the same")
+    if len(loaded.boxes) and not len(tracked.tracks):
+        slow = (
+            f"at {source.rate_hz:g} Hz a track must outlive {1.0 / source.rate_hz:.2g} s: --set max_tentative_age_s=..."
+        )
+        run.notes.append(f"{source.name}: no track was confirmed; {slow}")
     if tracked.unmoved > 1:  # in the first frame it is never known
         run.notes.append(f"{source.name}: the camera's motion is not known in {tracked.unmoved} of {steps} frames")
     return tracked

@@ -230,7 +230,14 @@ def test_a_killed_replay_leaves_a_result_that_opens(lidar_drive: Path, tmp_path:
 def test_an_interrupted_replay_keeps_what_it_wrote_and_says_so(lidar_drive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "tercel.cli", "replay", str(lidar_drive), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs, under which tests may run, ignore the interrupt, and would pass that on.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     result = out / "result.mcap"
     deadline_s = time.monotonic() + 60
     while not (result.exists() and result.stat().st_size > 100_000) and time.monotonic() < deadline_s:

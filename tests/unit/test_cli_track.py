@@ -576,3 +576,13 @@ def test_kitti_in_space_with_and_without_poses(shared_data: Path, tmp_path: Path
         summary = track(tmp_path, *arguments, *more)
         assert summary["all"]["frames"] == 270
         assert summary["all"]["matched"] > 400
+
+
+def test_detections_too_rare_to_confirm_a_track_are_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write(tmp_path / "slow.txt", [(f, -1, 50, 100, 40, 90, 0.9) for f in range(1, 21)])
+    track(tmp_path, rows, "--rate-hz", 1)
+    assert (
+        "no track was confirmed; at 1 Hz a track must outlive 1 s: --set max_tentative_age_s" in capsys.readouterr().out
+    )

@@ -130,6 +130,26 @@ def test_bytetrack_gives_no_weak_detection_to_a_track_of_one_detection() -> None
     assert look(tracker, boxes(4, [A])) == (["MATCHED"], [2], [2])
 
 
+def test_bytetrack_gives_no_weak_detection_to_a_first_track_that_was_missed() -> None:
+    tracker = component("bytetrack")
+    look(tracker, boxes(0, [A]))
+    look(tracker, boxes(1, []))
+    assert look(tracker, boxes(2, [A], 0.3))[0] == ["TOO_WEAK_TO_START"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("sort", {"min_iou": float("nan")}), ("ocsort", {"min_iou": 2.0}), ("ocsort", {"inertia": -1.0}),
+        ("bytetrack", {"max_cost": float("nan")}), ("sort", {"max_age_frames": 10**20}),
+        ("tercel", {"confirm_score": float("nan")}), ("tercel", {"start_score": float("inf")}),
+    ],
+)  # fmt: skip
+def test_settings_that_mean_nothing_are_refused_by_name(name: str, changed: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        component(name, **changed)
+
+
 def test_bytetracks_strong_detection_wins_although_a_weak_one_fits_better() -> None:
     tracker = component("bytetrack")
     for frame in range(4):
