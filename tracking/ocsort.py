@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from tracking.associators import ObservationCentric
 from tracking.box_models import ScaleRatioBox
 from tracking.image_motion import ImageMotion
-from tracking.sort import check_fractions, check_frames, unseen_limit_s
-from tracking.tracker import Tracker, TrackerConfig
+from tracking.sort import check_fractions, check_frames, sorts_life
+from tracking.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +36,7 @@ class OcSortConfig:
 
     def assemble(self) -> Tracker:
         """The tracker."""
-        age_s = unseen_limit_s(self.frame_period_s, self.max_age_frames)
-        life = TrackerConfig(
-            min_score=self.min_score,
-            start_score=self.min_score,
-            min_hits=1,
-            min_streak=self.min_hits,
-            warm_up_steps=self.min_hits,
-            max_age_s=age_s,
-            max_tentative_age_s=age_s,
-            class_aware=self.class_aware,
-        )
+        life = sorts_life(self.min_score, self.min_hits, self.frame_period_s, self.max_age_frames, self.class_aware)
         motion = ImageMotion(
             ScaleRatioBox(self.frame_period_s),
             memory_steps=self.direction_frames,

@@ -27,19 +27,26 @@ class SortConfig:
 
     def assemble(self) -> Tracker:
         """The tracker."""
-        age_s = unseen_limit_s(self.frame_period_s, self.max_age_frames)
-        life = TrackerConfig(
-            min_score=self.min_score,
-            start_score=self.min_score,
-            min_hits=1,
-            min_streak=self.min_hits,
-            warm_up_steps=self.min_hits,
-            max_age_s=age_s,
-            max_tentative_age_s=age_s,
-            class_aware=self.class_aware,
-        )
+        life = sorts_life(self.min_score, self.min_hits, self.frame_period_s, self.max_age_frames, self.class_aware)
         motion = ImageMotion(ScaleRatioBox(self.frame_period_s))
         return Tracker(life, motion, ByOverlap(self.min_iou, self.class_aware))
+
+
+def sorts_life(
+    min_score: float, min_hits: int, frame_period_s: float, max_age_frames: int, class_aware: bool
+) -> TrackerConfig:
+    """When SORT's tracks begin, count and end; OC-SORT's do so too."""
+    age_s = unseen_limit_s(frame_period_s, max_age_frames)
+    return TrackerConfig(
+        min_score=min_score,
+        start_score=min_score,
+        min_hits=1,
+        min_streak=min_hits,
+        warm_up_steps=min_hits,
+        max_age_s=age_s,
+        max_tentative_age_s=age_s,
+        class_aware=class_aware,
+    )
 
 
 def check_frames(frame_period_s: float, max_age_frames: int) -> None:
