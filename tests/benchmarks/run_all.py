@@ -15,7 +15,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("recording", "odometry", "obstacles", "detection", "tracking", "trackers", "fusion", "world", "replay")
+NAMES = (
+    "recording", "odometry", "obstacles", "detection", "kalman", "tracking", "trackers", "ablation", "tracking3d", "fusion",
+    "prediction", "sampling", "world", "replay",
+)  # fmt: skip
 
 
 def main() -> int:
