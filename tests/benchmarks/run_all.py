@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 NAMES = (
-    "recording", "odometry", "obstacles", "detection", "kalman", "tracking", "trackers", "ablation", "tracking3d", "fusion",
-    "prediction", "sampling", "world", "replay",
+    "recording", "odometry", "obstacles", "detection", "kalman", "tracking", "trackers", "ablation", "tracking3d",
+    "fusion", "prediction", "sampling", "world", "replay",
 )  # fmt: skip
 
 
