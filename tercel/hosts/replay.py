@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tercel.core.clock import VirtualClock, run_virtual
 from tercel.core.component import Component, Models
 from tercel.core.errors import Rejected
 from tercel.core.messages import Message
 from tercel.hosts.charge import Charge, charge_nothing
-from tercel.hosts.clock import VirtualClock, run_virtual
 from tercel.hosts.graph import Graph, Node
 from tercel.hosts.ports import PortAccount, Ports
 from tercel.hosts.recording import Recorded, Recording

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tercel.hosts.clock import VirtualClock, run_virtual
+from tercel.core.clock import VirtualClock, run_virtual
 
 START_NS = 1_700_000_000_123_456_789
 
