@@ -9,14 +9,11 @@ task's deadline at the latest: a result after it cannot matter. A run that is ca
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor as ThreadPool
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from offload.tasks import Option, Task
-from tercel.core.errors import Rejected
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Ran:
     server_ns: int = 0
 
 
-class TaskLost(Exception):  # noqa: N818
+class TaskLost(Exception):
     """No answer can be had from the far side. reason: short and without numbers, so that it can be counted."""
 
     def __init__(self, reason: str) -> None:
@@ -39,7 +36,7 @@ class TaskLost(Exception):  # noqa: N818
         self.reason = reason
 
 
-class TaskTooLate(Exception):  # noqa: N818
+class TaskTooLate(Exception):
     """The deadline passed. sent: whether anything of the task has gone up the link, so that its cost is spent."""
 
     def __init__(self, *, sent: bool = True) -> None:

@@ -10,7 +10,6 @@ queue for the cloud, and the bookkeeping of lanes. A policy of that family says 
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
