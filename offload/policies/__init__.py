@@ -1,1 +1,30 @@
 """Policies: which task runs where and when. One short file each; `policy.py` says what a policy is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from offload.policies.cloud_only import CloudOnly
+from offload.policies.edf import Edf
+from offload.policies.edf_ec import EdfEc
+from offload.policies.hpf import Hpf
+from offload.policies.policy import Policy, PolicyContext
+from offload.policies.sjf import Sjf
+from offload.policies.sjf_ec import SjfEc
+from tercel.core.errors import UserError, nearest_hint
+
+POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
+    "edf": Edf,
+    "sjf": Sjf,
+    "hpf": Hpf,
+    "cloud_only": CloudOnly,
+    "edf_ec": EdfEc,
+    "sjf_ec": SjfEc,
+}
+
+
+def make_policy(name: str, context: PolicyContext) -> Policy:
+    """A new policy of this name. Raises UserError if there is none."""
+    if name not in POLICIES:
+        raise UserError(f"there is no policy {name!r}: {nearest_hint(name, POLICIES)}")
+    return POLICIES[name](context)

@@ -4,8 +4,8 @@ The manager tells a policy of each event with the time it happened at, and carri
 every task from `arrived` (or `returned`) until it starts or drops it. It may start a task that needs the board (edge,
 split) only while one of its lanes is free, counts lanes itself, and never starts a task at or after its deadline.
 
-EdgeCloudPolicy below is the frame that the published policies share: one queue for the board, an optional deferred
-queue for the cloud, and the bookkeeping of lanes. A policy of that family says where an arrival goes.
+`edge_cloud.py` is the frame that the published policies share: one queue for the board, and the bookkeeping of lanes. A
+policy of that family says where an arrival goes.
 """
 
 from __future__ import annotations
