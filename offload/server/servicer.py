@@ -1,0 +1,182 @@
+"""The protocol's methods over an Engine: messages in, messages out. Knows gRPC's contexts, but not who hosts it."""
+
+# ruff: noqa: ARG002  (gRPC gives every method a request and a context)
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import tercel
+from offload.server.engine import VERSION, Answer, Engine, Refused
+from offload.server.models import Array, Model
+from offload.wire import messages as pb
+from offload.wire.tensors import get_tensors, put_tensors
+from tercel.core.errors import Rejected, require
+
+EXTENSIONS = ("model_repository", "tercel_cancel", "tercel_codec")
+STREAM_LIMIT = 256
+"""Requests of one stream that are under way at most; beyond them it is not read."""
+
+
+class InferenceServicer:
+    """GRPCInferenceService. problems: what of the model folder cannot be served, name -> reason."""
+
+    def __init__(self, engine: Engine, problems: Callable[[], Mapping[str, str]] = dict) -> None:
+        self._engine = engine
+        self._problems = problems
+        self._codes = require("grpc", extra="offload").StatusCode
+
+    # --- health and metadata ---
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        """Whether the process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        """Whether there is a model and requests are accepted."""
+        return pb.ServerReadyResponse(ready=bool(self._engine.models) and not self._engine.draining)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        """Whether a model can be asked."""
+        known = request.name in self._engine.models and request.version in ("", VERSION)
+        return pb.ModelReadyResponse(ready=known and not self._engine.draining)
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Name, version and extensions."""
+        return pb.ServerMetadataResponse(name="tercel", version=tercel.__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """Inputs and outputs of a model; NOT_FOUND if there is none."""
+        model = self._engine.models.get(request.name)
+        if model is None or request.version not in ("", VERSION):
+            return await context.abort(self._codes.NOT_FOUND, "no such model or version")
+        response = pb.ModelMetadataResponse(name=model.name, versions=[VERSION], platform="onnxruntime_onnx")
+        for listed, specs in ((response.inputs, model.inputs), (response.outputs, model.outputs)):
+            for spec in specs:
+                listed.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        return response
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        """All models; those that cannot be served, or not in their newest file, with the reason."""
+        response = pb.RepositoryIndexResponse()
+        served, problems = self._engine.models, self._problems()
+        for name in sorted({*served, *problems}):
+            if name in served or not request.ready:
+                state = "READY" if name in served else "UNAVAILABLE"
+                response.models.add(name=name, version=VERSION, state=state, reason=problems.get(name, ""))
+        return response
+
+    # --- inference ---
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """One request. A call that is cancelled, or past its deadline, leaves the queue."""
+        remaining_s = context.time_remaining()
+        try:
+            return await self._infer(request, None if remaining_s is None else int(remaining_s * 1e9))
+        except Refused as refusal:
+            return await context.abort(getattr(self._codes, refusal.status), refusal.reason)
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> None:
+        """Requests under way side by side, matched by id, answered as they end; errors are answers, too."""
+        await _Stream(self, context).serve()
+
+    async def _infer(self, request: Any, timeout_ns: int | None) -> Any:
+        """The answer's message. Raises Refused."""
+        if "timeout" in request.parameters:
+            wanted_ns = request.parameters["timeout"].int64_param * 1000
+            timeout_ns = wanted_ns if timeout_ns is None else min(timeout_ns, wanted_ns)
+        answer = await self._engine.infer(
+            request.model_name, partial(_read, request), timeout_ns=timeout_ns, version=request.model_version
+        )
+        return _response(request, answer)
+
+    async def _stream_infer(self, request: Any) -> Any:
+        """The answer's message, or the error's."""
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
+        except Refused as refusal:
+            return _error(request, refusal.status, refusal.reason)
+
+
+class _Stream:
+    """One ModelStreamInfer call."""
+
+    def __init__(self, servicer: InferenceServicer, context: Any) -> None:
+        self._servicer = servicer
+        self._context = context
+        self._writing = asyncio.Lock()
+        self._room = asyncio.Semaphore(STREAM_LIMIT)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_id: dict[str, asyncio.Task[None]] = {}
+
+    async def serve(self) -> None:
+        """Until the client has sent all and has all answers, or is gone."""
+        end = require("grpc", extra="offload").aio.EOF
+        loop = asyncio.get_running_loop()
+        try:
+            while (request := await self._context.read()) is not end:
+                if "tercel_cancel" in request.parameters:
+                    self._cancel(request.id)
+                    continue
+                await self._room.acquire()
+                task = loop.create_task(self._answer(request))
+                self._tasks.add(task)
+                if request.id:
+                    self._by_id[request.id] = task
+                task.add_done_callback(partial(self._over, request.id))
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    async def _answer(self, request: Any) -> None:
+        response = await self._servicer._stream_infer(request)
+        self._by_id.pop(request.id, None)  # from here on it cannot be taken back: a write broken off ends the stream
+        async with self._writing:
+            await self._context.write(response)
+
+    def _cancel(self, request_id: str) -> None:
+        """Take a request back; no answer will come."""
+        task = self._by_id.pop(request_id, None)
+        if task is not None:
+            task.cancel()
+
+    def _over(self, request_id: str, task: asyncio.Task[None]) -> None:
+        self._room.release()
+        self._tasks.discard(task)
+        if self._by_id.get(request_id) is task:
+            del self._by_id[request_id]
+        if not task.cancelled():
+            task.exception()  # the stream broke; serve() ends by itself
+
+
+def _read(request: Any, model: Model) -> dict[str, Array]:
+    """The request's tensors. Raises Rejected."""
+    known = {spec.name for spec in model.outputs}
+    if any(output.name not in known for output in request.outputs):
+        raise Rejected("no such output")
+    if len(request.inputs) != len(model.inputs):
+        raise Rejected("input names are not the model's")
+    return get_tensors(request.inputs, request.raw_input_contents)
+
+
+def _response(request: Any, answer: Answer) -> Any:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=VERSION, id=request.id)
+    response.parameters["tercel_queue_ns"].int64_param = answer.queue_ns
+    response.parameters["tercel_compute_ns"].int64_param = answer.compute_ns
+    wanted = [output.name for output in request.outputs] or list(answer.outputs)
+    outputs = {name: answer.outputs[name] for name in wanted}
+    put_tensors(response.outputs, response.raw_output_contents, outputs)
+    return response
+
+
+def _error(request: Any, status: str, reason: str) -> Any:
+    response = pb.ModelStreamInferResponse(error_message=reason)
+    response.infer_response.id = request.id
+    response.infer_response.model_name = request.model_name
+    response.infer_response.parameters["tercel_status"].string_param = status
+    return response
