@@ -9,7 +9,10 @@ task's deadline at the latest: a result after it cannot matter. A run that is ca
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,9 +64,62 @@ class Executor(Protocol):
     """One place where tasks run."""
 
     async def run(self, task: Task, option: Option, payload: Any) -> Ran:
-        """Run the board's part (edge executors) or the rest (remote ones) of an option. Raises TaskLost, TaskTooLate."""
+        """Run the board's part of an option (edge executors) or the rest (remote ones). Raises TaskLost, TaskTooLate."""
         ...
+
+
+class Remote(Executor, Protocol):
+    """The far side of a link. on_upload is called with a task when the far side has said that it has all of it.
+
+    Not every server says so; the manager sets the attribute.
+    """
+
+    on_upload: Callable[[Task], None]
+
+
+def nothing_heard(_task: Task) -> None:
+    """The on_upload of a remote executor that has no manager yet."""
 
 
 Infer = Callable[[str, Any], Any]
 """(model, payload) -> outputs, in the calling thread; `perception.runtime.Network.run` behind a name."""
+
+
+class LocalExecutor:
+    """The board's own networks, on as many threads as it has lanes.
+
+    A run takes a thread until it has ended; close() waits for those. A network that fails raises Rejected.
+    """
+
+    def __init__(self, infer: Infer, clock: Clock, lanes: int = 1) -> None:
+        self._infer = infer
+        self._clock = clock
+        self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="lane")
+
+    async def run(self, task: Task, option: Option, payload: Any) -> Ran:
+        """Outputs of the model `option.name`, or of the kind's name where that is empty."""
+        began_ns = self._clock.now_ns
+        loop = asyncio.get_running_loop()
+        outputs = await loop.run_in_executor(self._threads, self._infer, option.name or task.kind.name, payload)
+        return Ran(outputs, edge_ns=self._clock.now_ns - began_ns)
+
+    def close(self) -> None:
+        """Wait for the runs under way and end the threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+class WallClock:
+    """Nanoseconds since the epoch that never go back: the epoch is read once, then a monotonic clock counts on."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    @property
+    def now_ns(self) -> int:
+        """Now."""
+        return time.monotonic_ns() + self._offset_ns
+
+    async def sleep_until_ns(self, when_ns: int) -> None:
+        """Wait; asyncio may wake up to a millisecond early, so the rest is waited for again."""
+        while (left_ns := when_ns - self.now_ns) > 0:
+            await asyncio.sleep(left_ns / 1e9)

@@ -73,6 +73,10 @@ class EdgeCloudPolicy:
         del self._running_until_ns[task.id]
         return self._settle(now_ns, [])
 
+    def uploaded(self, now_ns: int, task: Task) -> Sequence[Decision]:  # noqa: ARG002
+        """Of no use here."""
+        return ()
+
     def ended(self, now_ns: int, outcome: Outcome) -> Sequence[Decision]:  # noqa: ARG002
         """Nothing is learnt from it here."""
         return self._settle(now_ns, [])

@@ -59,6 +59,10 @@ class Policy(Protocol):
         """The board's part of a task is over."""
         ...
 
+    def uploaded(self, now_ns: int, task: Task) -> Sequence[Decision]:
+        """The far side has said that it has all of a task. Not every server says so."""
+        ...
+
     def ended(self, now_ns: int, outcome: Outcome) -> Sequence[Decision]:
         """A task that was started or dropped has ended."""
         ...

@@ -1,0 +1,364 @@
+"""Fleet files: kinds of task, workloads, the link and the mishaps of a simulated day, read from YAML and checked.
+
+    include: dems.yaml             # its kinds, spread and link, so that no number is written twice; beside this file only
+    kinds:
+      HV: {deadline_ms: 650, qoe_bonus: 100, edge: {ms: 174, benefit: 125, cost: 1}, cloud: {ms: 398, ...}}
+      # further ways to run one: options: [{place: split, ms: 300, head_ms: 60, upload_bytes: 9000, ...}, ...]
+    spread: {edge: 0.0, cloud: 0.05}
+    link: {model: constant, rate_mbps: 50, rtt_ms: 30}   # on which cloud times were taken, and the workloads' default
+    workloads:
+      2D-P: {drones: 2, kinds: [HV, DEV, MD, BP]}
+      ten walkers: {people: 10, drones_per_person: 2, kinds: [HV, DEV]}    # each person carries the box of their drones
+
+A kind's cloud times were taken on the link of the file that it stands in; the including file's own link and spread, if
+any, are those of the day. Every mistake is a UserError that names the file, the place in it and the mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from offload.link import Link, TraceLink, link_from_text, load_link
+from offload.scenario import ColdStarts, Day, Fleet, Slowdown, draw_day
+from offload.tasks import Option, TaskKind
+from tercel.core.component import config_from_mapping
+from tercel.core.errors import UserError, nearest_hint
+
+MAX_FILE_BYTES = 1 << 20
+MAX_TASKS = 5_000_000
+MAX_NODES = 20_000
+"""Values in a file, aliases counted as often as they are used."""
+MAX_LANES = 64
+MS_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """One way to run a kind. ms: from start to result, all in; head_ms: the board's part where the rest is remote."""
+
+    ms: float
+    benefit: float
+    cost: float
+    place: str = ""
+    head_ms: float = 0.0
+    upload_bytes: int = 0
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class KindSpec:
+    """A kind of task; see TaskKind."""
+
+    deadline_ms: float
+    edge: dict[str, Any] = field(default_factory=dict)
+    cloud: dict[str, Any] = field(default_factory=dict)
+    options: tuple[dict[str, Any], ...] = ()
+    qoe_bonus: float = 0.0
+    qoe_target: float = 0.9
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations over means of the times on the board and of the server."""
+
+    edge: float = 0.0
+    cloud: float = 0.05
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """A fleet: so many drones, or so many people with drones_per_person each.
+
+    drones_per_box: those that share a board (0: all, or a person's); link: another one than the file's.
+    """
+
+    kinds: tuple[str, ...]
+    drones: int = 0
+    people: int = 0
+    drones_per_person: int = 0
+    drones_per_box: int = 0
+    duration_s: float = 300.0
+    period_ms: float = 1000.0
+    jitter_ms: float = 0.0
+    size_bytes: tuple[int, ...] = (14_000, 44_000)
+    lanes: int = 1
+    window_s: float = 20.0
+    link: dict[str, Any] = field(default_factory=dict)
+    slowdowns: tuple[dict[str, Any], ...] = ()
+    cold_start_ms: float = 0.0
+    cold_keep_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if min(self.drones, self.people, self.drones_per_person, self.drones_per_box) < 0 or self.lanes < 1:
+            raise ValueError("drones, people and lanes begin at 1")
+        if (self.people > 0) != (self.drones_per_person > 0) or (self.drones > 0) == (self.people > 0):
+            raise ValueError("give drones, at least 1, or both people and drones_per_person")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("kinds must be named, each once")
+        if not (0 < self.duration_s <= 86_400 and 1 <= self.period_ms <= 1e6 and 0 <= self.jitter_ms <= self.period_ms):
+            raise ValueError("duration_s must be in 0..86400, period_ms in 1..1000000, jitter_ms in 0..period_ms")
+        if len(self.size_bytes) != 2 or not 1 <= self.size_bytes[0] <= self.size_bytes[1] <= 1 << 30:
+            raise ValueError(f"size_bytes is [least, greatest], not {list(self.size_bytes)}")
+        if not (1 <= self.window_s <= 3600 and self.cold_start_ms >= 0 and self.cold_keep_s > 0):
+            raise ValueError("window_s must be in 1..3600, cold_start_ms at least 0, cold_keep_s above 0")
+        if self.lanes > MAX_LANES:
+            raise ValueError(f"{self.lanes} lanes are more than {MAX_LANES}")
+        tasks = self.flying * len(self.kinds) * self.duration_s * 1e3 / self.period_ms
+        if not tasks <= MAX_TASKS:
+            raise ValueError(f"{tasks:.0f} tasks are more than {MAX_TASKS}; shorten the day")
+        if self.duration_s * 1e3 < self.period_ms:
+            raise ValueError("duration_s must be at least one period_ms, or there is no task")
+
+    @property
+    def flying(self) -> int:
+        """How many drones there are."""
+        return self.drones or self.people * self.drones_per_person
+
+    @property
+    def sharing(self) -> int:
+        """How many drones share a board."""
+        return self.drones_per_box or self.drones_per_person or self.drones
+
+
+@dataclass(frozen=True)
+class SlowdownSpec:
+    """See Slowdown."""
+
+    from_s: float
+    to_s: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.from_s < self.to_s <= 86_400 and 0.1 <= self.factor <= 100):
+            raise ValueError("from_s must be before to_s, factor in 0.1..100")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A named fleet and the link that its boxes have: settings as in the file or as on the command line, or a link."""
+
+    name: str
+    fleet: Fleet
+    link: Mapping[str, Any] | str | Link
+
+    def day(self, seed: int) -> Day:
+        """Draw a day; each box stands at another place of the link's trace."""
+        links = [self._link(seed, box) for box in range(self.fleet.boxes)]
+        return draw_day(self.fleet, links, seed)
+
+    def _link(self, seed: int, box: int) -> Link:
+        offset_ns = (seed * 37 + box * 61) * 1_000_000_000  # two days, or two boxes, seldom meet the same part
+        if isinstance(self._as_given, TraceLink):
+            return replace(self._as_given, offset_ns=offset_ns)  # read once, not for each box
+        return _make_link(self.link, seed=seed * 1000 + box, offset_ns=offset_ns)
+
+    @cached_property
+    def _as_given(self) -> Link:
+        return _make_link(self.link)
+
+
+def _make_link(link: Mapping[str, Any] | str | Link, seed: int = 0, offset_ns: int = 0) -> Link:
+    if isinstance(link, str):
+        return link_from_text(link, seed, offset_ns)
+    return load_link(link, seed, offset_ns) if isinstance(link, Mapping) else link
+
+
+def read_fleets(path: Path, link: Mapping[str, Any] | str | None = None) -> dict[str, Workload]:
+    """The workloads of a fleet file, by name. link: instead of those in the file, as settings or as `link_from_text`
+    wants it. Raises UserError.
+    """
+    file = _read_file(path)
+    workloads = {}
+    for name, value in _mapping(file.content.get("workloads"), f"{path}: workloads").items():
+        where = f"{path}: workloads: {name}"
+        spec = _config(WorkloadSpec, value, where)
+        for kind in spec.kinds:
+            if kind not in file.kinds:
+                raise UserError(f"{where}: no kind is called {kind!r}; {nearest_hint(kind, file.kinds)}")
+        mean_bytes = sum(spec.size_bytes) // 2
+        kinds = tuple(_kind(file.kinds[kind], file.spread, mean_bytes) for kind in spec.kinds)
+        workloads[name] = Workload(name, _fleet(spec, kinds, where), link or spec.link or file.link)
+        workloads[name].check_link(where)
+    return workloads
+
+
+@dataclass(frozen=True)
+class _KindAt:
+    """A kind, where it stands, and the link on which its cloud times were taken."""
+
+    name: str
+    spec: KindSpec
+    profiled: Link
+    where: str
+
+
+@dataclass(frozen=True)
+class _File:
+    """A fleet file with what it includes."""
+
+    content: Mapping[str, Any]
+    kinds: dict[str, _KindAt]
+    spread: Spread
+    link: Mapping[str, Any]
+
+
+def _read_file(path: Path, *, is_included: bool = False) -> _File:
+    content = _read(path)
+    base = None
+    if "include" in content:
+        if is_included:
+            raise UserError(f"{path}: an included file includes none itself; name that one where it is wanted")
+        base = _read_file(_beside(path, content["include"]), is_included=True)
+    link = _mapping(content.get("link", base.link if base else None), f"{path}: link")
+    spread = base.spread if base and "spread" not in content else content.get("spread", {})
+    given = _mapping(content["kinds"], f"{path}: kinds") if "kinds" in content or base is None else {}
+    profiled = _located(path, "link", load_link, link)
+    kinds = dict(base.kinds) if base else {}
+    for name, value in given.items():
+        where = f"{path}: kinds: {name}"
+        if name in kinds:
+            raise UserError(f"{where}: stands already in {content['include']}; give one of them another name")
+        kinds[name] = _KindAt(name, _config(KindSpec, value, where), profiled, where)
+    if not isinstance(spread, Spread):
+        spread = _config(Spread, spread, f"{path}: spread")
+    return _File(content, kinds, spread, link)
+
+
+def _beside(path: Path, name: Any) -> Path:
+    """The included file, which must lie in the same folder, links followed."""
+    if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or "\0" in name:
+        raise UserError(f"{path}: include: the name of a file beside it is wanted, not {str(name)[:80]!r}")
+    found = path.parent / name
+    if found.resolve().parent != path.parent.resolve():
+        raise UserError(f"{path}: include: {name} leads out of its folder; copy it there")
+    return found
+
+
+def _fleet(spec: WorkloadSpec, kinds: tuple[TaskKind, ...], where: str) -> Fleet:
+    slowdowns = [_config(SlowdownSpec, value, f"{where}: slowdowns") for value in spec.slowdowns]
+    return Fleet(
+        kinds=kinds,
+        drones=spec.flying,
+        drones_per_box=spec.sharing,
+        duration_ns=round(spec.duration_s * 1e9),
+        period_ns=round(spec.period_ms * 1e6),
+        jitter_ns=round(spec.jitter_ms * 1e6),
+        size_bytes=(spec.size_bytes[0], spec.size_bytes[1]),
+        lanes=spec.lanes,
+        slowdowns=tuple(Slowdown(round(s.from_s * 1e9), round(s.to_s * 1e9), s.factor) for s in slowdowns),
+        cold=ColdStarts(round(spec.cold_start_ms * 1e6), round(spec.cold_keep_s * 1e9)) if spec.cold_start_ms else None,
+        window_ns=round(spec.window_s * 1e9),
+    )
+
+
+def _kind(kind: _KindAt, spread: Spread, mean_bytes: int) -> TaskKind:
+    spec, where = kind.spec, kind.where
+    for place, value in (("edge", spec.edge), ("cloud", spec.cloud)):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: {place}: a mapping is wanted, not {str(value)[:80]!r}")
+    given = [dict(value) | {"place": place} for place, value in (("edge", spec.edge), ("cloud", spec.cloud)) if value]
+    options = [_config(OptionSpec, value, f"{where}: {value['place']}") for value in given]
+    options += [_config(OptionSpec, value, f"{where}: options") for value in spec.options]
+    try:
+        return TaskKind(
+            name=kind.name,
+            deadline_ns=round(spec.deadline_ms * MS_NS),
+            options=tuple(_option(option, spread, kind.profiled, mean_bytes) for option in options),
+            qoe_bonus=spec.qoe_bonus,
+            qoe_target=spec.qoe_target,
+        )
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _option(spec: OptionSpec, spread: Spread, link: Link, mean_bytes: int) -> Option:
+    """What the server takes is what the link does not, of a cloud time taken on that link."""
+    if spec.place not in ("edge", "cloud", "split"):
+        raise ValueError(f"place is edge, cloud or split, not {spec.place!r}")
+    if not 0 < spec.ms <= 3.6e6 or not 0 <= spec.head_ms < spec.ms:
+        raise ValueError(f"ms {spec.ms} must be above 0 and head_ms {spec.head_ms} a part of it")
+    expected_ns = round(spec.ms * MS_NS)
+    edge_ns = expected_ns if spec.place == "edge" else round(spec.head_ms * MS_NS)
+    server_ns = 0
+    if spec.place != "edge":
+        upload_ns = link.sent_ns(0, spec.upload_bytes or mean_bytes)
+        network_ns = link.rtt_ns(0) + (expected_ns if upload_ns is None else upload_ns)
+        server_ns = expected_ns - edge_ns - network_ns
+        if server_ns <= 0:
+            raise ValueError(f"{spec.place}: the link alone takes {network_ns / MS_NS:.0f} of its {spec.ms:g} ms")
+    return Option(
+        place=spec.place,  # type: ignore[arg-type]  # checked above
+        benefit=spec.benefit,
+        cost=spec.cost,
+        expected_ns=expected_ns,
+        edge_ns=edge_ns,
+        server_ns=server_ns,
+        upload_bytes=spec.upload_bytes,
+        edge_spread=spread.edge if edge_ns else 0.0,
+        remote_spread=spread.cloud if server_ns else 0.0,
+        name=spec.name,
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise UserError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no fleet file")
+        content = YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; fleet files lie in launch/fleets") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply for a fleet file") from None
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())[:120]}") from None
+    _check_nodes(path, content)
+    known = ("include", "kinds", "spread", "link", "workloads")
+    for key in _mapping(content, str(path)):
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}; {nearest_hint(key, known)}")
+    return _mapping(content, str(path))
+
+
+def _check_nodes(path: Path, content: Any) -> None:
+    """Bounded, so that aliases of aliases, or of themselves, do not become more than they are worth."""
+    waiting, seen = [content], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > MAX_NODES:
+            raise UserError(f"{path}: more than {MAX_NODES} values: no fleet file")
+        if isinstance(node, Mapping):
+            for key in node:
+                if not isinstance(key, str):
+                    raise UserError(f'{path}: the key {str(key)[:40]} is no text; write "{str(key)[:40]}"')
+            waiting.extend(node.values())
+        elif isinstance(node, list | tuple | set):
+            waiting.extend(node)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        raise UserError(f"{where}: a mapping is wanted, with at least one entry")
+    return value
+
+
+def _located(path: Path, key: str, make: Any, value: Any) -> Any:
+    try:
+        return make(value)
+    except UserError as error:
+        raise UserError(f"{path}: {key}: {error}") from None
+
+
+def _config(kind: type, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: a mapping is wanted, not {value!r}")
+    return config_from_mapping(kind, value, where=where)
