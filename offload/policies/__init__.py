@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from offload.policies.cloud_only import CloudOnly
+from offload.policies.d3_kalmia import D3Kalmia
+from offload.policies.dedas import Dedas
+from offload.policies.dem import Dem
+from offload.policies.dems import Dems
+from offload.policies.dems_a import DemsA
 from offload.policies.edf import Edf
 from offload.policies.edf_ec import EdfEc
+from offload.policies.gems import Gems
 from offload.policies.hpf import Hpf
 from offload.policies.policy import Policy, PolicyContext
 from offload.policies.sjf import Sjf
@@ -20,6 +26,12 @@ POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
     "cloud_only": CloudOnly,
     "edf_ec": EdfEc,
     "sjf_ec": SjfEc,
+    "dem": Dem,
+    "dems": Dems,
+    "dems_a": DemsA,
+    "gems": Gems,
+    "d3_kalmia": D3Kalmia,
+    "dedas": Dedas,
 }
 
 

@@ -206,6 +206,35 @@ class EdgeOnlyPolicy(EdgeCloudPolicy):
             insort(self._queue, entry)
 
 
+class DisplacingPolicy(EdgeCloudPolicy):
+    """Edge and cloud, where an arrival may push those out of the queue that it would make late, if it is `better`."""
+
+    def better(self, now_ns: int, entry: Queued, late: Sequence[Queued]) -> bool:
+        """Whether to queue an entry although it makes others late, which are at least one."""
+        raise NotImplementedError
+
+    def _to_edge(self, now_ns: int, task: Task, decisions: list[Decision]) -> bool:
+        entry = self._entry(task, task.deadline_ns)
+        if entry is None:
+            return False
+        at = bisect(self._queue, entry)
+        free_ns = self._free_ns(now_ns)
+        run(free_ns, self._queue[:at])
+        end_ns = free_ns[0] + entry.edge_ns
+        if end_ns > entry.due_ns:
+            return False
+        heapreplace(free_ns, end_ns)
+        late = split_late(free_ns, self._queue[at:])
+        if late and not self.better(now_ns, entry, late):
+            return False
+        for displaced in late:
+            self._queue.remove(displaced)
+        insort(self._queue, entry)
+        for displaced in late:
+            self._to_cloud(now_ns, displaced.task, decisions)
+        return True
+
+
 def run(free_ns: list[int], entries: Iterable[Queued]) -> None:
     """Let lanes, a heap of when each is free, take entries in order, each on the lane that is free first."""
     for entry in entries:

@@ -11,4 +11,4 @@ class Hpf(EdgeOnlyPolicy):
 
     def key(self, task: Task, edge_ns: int) -> float:  # noqa: ARG002
         """Less the utility, as the least comes first."""
-        return -task.utility(task.kind.edge) if task.kind.edge else 0.0
+        return -task.utility(self._edge[task.kind])
