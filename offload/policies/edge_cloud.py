@@ -56,13 +56,13 @@ class EdgeCloudPolicy:
 
     def arrived(self, now_ns: int, task: Task) -> Sequence[Decision]:
         """A new task."""
-        decisions: list[Decision] = []
+        decisions = self._expired(now_ns)
         self._place(now_ns, task, decisions)
         return self._settle(now_ns, decisions)
 
     def returned(self, now_ns: int, task: Task, option: Option, reason: str) -> Sequence[Decision]:  # noqa: ARG002
         """The cloud refused or lost a task: the board if it is in time there."""
-        decisions: list[Decision] = []
+        decisions = self._expired(now_ns)
         self._refused.add(task.id)
         if not self._to_edge(now_ns, task, decisions):
             self._drop(task, FAILED, decisions)
@@ -71,19 +71,20 @@ class EdgeCloudPolicy:
     def lane_freed(self, now_ns: int, task: Task, took_ns: int) -> Sequence[Decision]:  # noqa: ARG002
         """A lane has become free."""
         del self._running_until_ns[task.id]
-        return self._settle(now_ns, [])
+        return self._settle(now_ns, self._expired(now_ns))
 
     def uploaded(self, now_ns: int, task: Task) -> Sequence[Decision]:  # noqa: ARG002
         """Of no use here."""
         return ()
 
-    def ended(self, now_ns: int, outcome: Outcome) -> Sequence[Decision]:  # noqa: ARG002
-        """Nothing is learnt from it here."""
-        return self._settle(now_ns, [])
+    def ended(self, now_ns: int, outcome: Outcome) -> Sequence[Decision]:
+        """Nothing is learnt from it here. The lane is given back also if the task never came to run on it."""
+        self._running_until_ns.pop(outcome.task.id, None)
+        return self._settle(now_ns, self._expired(now_ns))
 
     def woken(self, now_ns: int) -> Sequence[Decision]:
         """Something is due."""
-        return self._settle(now_ns, [])
+        return self._settle(now_ns, self._expired(now_ns))
 
     # Where a task goes.
 
@@ -160,13 +161,18 @@ class EdgeCloudPolicy:
         run(free_ns, self._queue[: bisect(self._queue, entry)])
         return free_ns[0] + entry.edge_ns
 
-    def _settle(self, now_ns: int, decisions: list[Decision]) -> list[Decision]:
-        """Drop what has expired, fill the lanes, and say when to be woken."""
+    def _expired(self, now_ns: int) -> list[Decision]:
+        """Drop what can no longer make it."""
+        decisions: list[Decision] = []
         if any(entry.latest_ns < now_ns for entry in self._queue):
             for entry in self._queue:
                 if entry.latest_ns < now_ns:
                     self._drop(entry.task, EXPIRED, decisions)
             self._queue = [entry for entry in self._queue if entry.latest_ns >= now_ns]
+        return decisions
+
+    def _settle(self, now_ns: int, decisions: list[Decision]) -> list[Decision]:
+        """Fill the lanes, do what else is due, and say when to be woken."""
         while len(self._running_until_ns) < self._lanes:
             task = self._next(now_ns)
             if task is None:
@@ -198,9 +204,9 @@ class EdgeCloudPolicy:
 class EdgeOnlyPolicy(EdgeCloudPolicy):
     """The board alone, without admission: all arrivals are queued, and dropped when they can no longer make it."""
 
-    def _place(self, now_ns: int, task: Task, decisions: list[Decision]) -> None:  # noqa: ARG002
+    def _place(self, now_ns: int, task: Task, decisions: list[Decision]) -> None:
         entry = self._entry(task, task.deadline_ns)
-        if entry is None:
+        if entry is None or entry.latest_ns < now_ns:
             self._drop(task, NO_PLACE, decisions)
         else:
             insort(self._queue, entry)
