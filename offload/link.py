@@ -3,8 +3,7 @@
 A link is a pure function of the time since the run's start, so the simulator asks it under a virtual clock and
 `offload.link_proxy` in wall time, and both see the same. What it carries is counted in whole bit/s x ns
 (`offload.traces.UNITS_PER_BYTE`): capacities of neighbouring intervals add up exactly, and an upload ends at the first
-nanosecond at which its bytes fit. What is carried at a single instant (an opportunity of a mahimahi trace) belongs to
-the interval that ends there.
+nanosecond at which its bytes fit.
 
 Settings of `load_link`, as a YAML mapping or, on the command line, as MODEL:key=value,... or just a trace's path:
 
@@ -94,7 +93,7 @@ class RampLink:
     def rtt_ns(self, now_ns: int) -> int:  # noqa: D102
         left_ns = self.period_ns - (now_ns + self.offset_ns) % self.period_ns
         risen_ns = 2 * self.ramp_ns + self.hold_ns - left_ns
-        if risen_ns <= 0:
+        if risen_ns < 0:
             return self.round_trip_ns
         if min(risen_ns, left_ns) >= self.ramp_ns:
             return self.round_trip_ns + self.extra_ns

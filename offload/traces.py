@@ -4,7 +4,9 @@ A trace repeats for ever. Formats, told apart by their content; any of them may 
 (`ARCHIVE.zip::MEMBER`, where the end of the member's name is enough):
 
 mahimahi    one line for each opportunity to deliver 1500 bytes, its time in whole ms; repeats after the last stamp, as
-            mm-link does (Netravali et al., USENIX ATC 2015).
+            mm-link does (Netravali et al., USENIX ATC 2015). Departure: what is stamped t is carried evenly during the
+            ms that ends at t, not at one instant, so that an upload that ends within a burst leaves the rest of it to
+            the next. At whole ms both have carried the same.
 CSV         a header with time_s and bandwidth_mbps, and if wanted rtt_ms and loss (0..1). A row holds until the next,
             the last as long as the one before it. Time starts at the first row.
 UCC 5G      the CSV of G-NetTrack Pro (Raca et al., MMSys 2020): Timestamp (whole seconds), DL_bitrate and UL_bitrate
@@ -22,6 +24,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import lzma
 import math
 import zipfile
 import zlib
@@ -38,8 +41,9 @@ from tercel.core.errors import UserError, nearest_hint
 Direction = Literal["down", "up"]
 
 MTU_BYTES = 1500
+"""Of one opportunity in a mahimahi trace."""
 MSS_BYTES = 1460
-MAX_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 16 << 20
 MAX_DURATION_NS = 7 * 24 * 3600 * 10**9
 MAX_RATE_BPS = 10**12
 MAX_RTT_NS = 60 * 10**9
@@ -53,9 +57,9 @@ UNITS_PER_BYTE = 8 * 10**9
 class Trace:
     """What a link carries over one period, which then repeats.
 
-    times_ns: (N+1,) ascending from 0, the last one the period. units: (N+1,) carried in [0, time], with what is carried
-    at that very instant. rates_bps: (N,) from a time on to the next. rtts_ns: (N,) or (0,) where nothing is known.
-    skipped: rows of the file that could not be used.
+    times_ns: (N+1,) ascending from 0, the last one the period. units: (N+1,) carried from 0 to a time. rates_bps: (N,)
+    from a time to the next. rtts_ns: (N,) or (0,) where nothing is known. skipped: rows of the file that could not be
+    used.
     """
 
     times_ns: Sequence[int]
@@ -70,7 +74,7 @@ class Trace:
         return self.times_ns[-1]
 
     def units_until(self, now_ns: int) -> int:
-        """What it carries from time 0 to now_ns, including that very instant."""
+        """What it carries from time 0 to now_ns."""
         loops, inside_ns = divmod(now_ns, self.times_ns[-1])
         i = bisect_right(self.times_ns, inside_ns) - 1
         return loops * self.units[-1] + self.units[i] + self.rates_bps[i] * (inside_ns - self.times_ns[i])
@@ -82,11 +86,9 @@ class Trace:
             return None
         loops = (units - 1) // total
         inside = units - loops * total
-        i = bisect_left(self.units, inside)
-        when_ns = self.times_ns[i]
-        if i > 0 and self.rates_bps[i - 1] > 0:
-            when_ns = min(when_ns, self.times_ns[i - 1] - (self.units[i - 1] - inside) // self.rates_bps[i - 1])
-        return loops * self.times_ns[-1] + when_ns
+        i = bisect_left(self.units, inside) - 1
+        into_ns = -((self.units[i] - inside) // self.rates_bps[i])
+        return loops * self.times_ns[-1] + self.times_ns[i] + into_ns
 
     def rtt_ns(self, now_ns: int) -> int | None:
         """The round trip as recorded; None where nothing is known."""
@@ -133,22 +135,37 @@ def read_trace(
     """
     if not (math.isfinite(scale) and 0 < scale <= 1e4):
         raise UserError(f"scale {scale:g}: a factor above 0 and up to 10000 is wanted")
-    lines = _text(source).splitlines()
-    first = next((line for line in lines if line.strip()), "")
+    text = _text(source)
+    first = next((line for line in io.StringIO(text) if line.strip()), "").strip()
     if not first:
         raise UserError(f"{source} is empty; a mahimahi or CSV trace is wanted")
     is_ucc = first.startswith("Timestamp,")
     if direction is not None and not is_ucc:
         raise UserError(f"{source}: leave direction out; only UCC 5G files hold both")
-    if is_ucc:
-        trace = _read_ucc(source, lines, scale, direction or "down")
-    elif "," in first or not first.strip().lstrip("-").isdigit():
-        trace = _read_csv(source, lines, scale, default_rtt_ns)
-    else:
-        trace = _read_mahimahi(source, lines, scale)
+    try:
+        if is_ucc:
+            trace = _read_ucc(source, io.StringIO(text), scale, direction or "down")
+        elif "," in first or not first.lstrip("-").isdigit():
+            trace = _read_csv(source, io.StringIO(text.lstrip()), scale, default_rtt_ns)
+        else:
+            trace = _read_mahimahi(source, io.StringIO(text), scale)
+    except csv.Error as error:
+        raise UserError(f"{source} is no CSV ({error}); a mahimahi or CSV trace is wanted") from None
     if trace.units[-1] == 0:
         raise UserError(f"{source} carries nothing at all; name another trace")
     return trace
+
+
+_DAMAGES = (
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+)
 
 
 def _text(source: str) -> str:
@@ -168,8 +185,10 @@ def _text(source: str) -> str:
         raise UserError(f"{path}: no such trace") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name a trace in it") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except _DAMAGES as error:
         raise UserError(f"{source} cannot be unpacked ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{source} cannot be read: {error.strerror or error}; name another file") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -196,41 +215,46 @@ def _zip_member(path: str, file: IO[bytes], member: str) -> bytes:
             return _bounded(f"{path}::{member}", stream)
 
 
-def _read_mahimahi(source: str, lines: Sequence[str], scale: float) -> Trace:
-    packet = round(MTU_BYTES * UNITS_PER_BYTE * scale)
-    times_ns, units, last_ms, carried = [0], [0], 0, 0
+def _read_mahimahi(source: str, lines: Iterable[str], scale: float) -> Trace:
+    burst_bps = round(MTU_BYTES * 8 * 1000 * scale)
+    times_ns, rates_bps, last_ms, at_zero = [0], [], 0, 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             stamp_ms = int(line)
         except ValueError:
-            raise UserError(f"{source}:{number}: {line[:30]!r} is no time in whole ms") from None
+            raise UserError(f"{source}:{number}: {line.strip()[:30]!r} is no time in whole ms") from None
         _check_time(source, number, stamp_ms * 10**6)
         if stamp_ms < last_ms:
-            raise UserError(f"{source}:{number}: {stamp_ms} comes after {last_ms}; sort the stamps")
-        carried += packet
-        if stamp_ms == last_ms:
-            units[-1] = carried
-        else:
+            raise UserError(f"{source}:{number}: {stamp_ms} ms comes after {last_ms} ms; sort the stamps")
+        if stamp_ms == 0:
+            at_zero += 1
+            continue
+        if stamp_ms > last_ms + 1:
+            times_ns.append((stamp_ms - 1) * 10**6)
+            rates_bps.append(0)
+        if stamp_ms > last_ms:
             times_ns.append(stamp_ms * 10**6)
-            units.append(carried)
+            rates_bps.append(0)
+        rates_bps[-1] += burst_bps
         last_ms = stamp_ms
     if last_ms == 0:
         raise UserError(f"{source}: the last stamp is 0, so the trace has no length; the period in ms is wanted there")
-    return Trace(times_ns, units, [0] * (len(times_ns) - 1))
+    rates_bps[-1] += at_zero * burst_bps  # the last stamp is the next round's 0
+    return steps_trace(times_ns, rates_bps)
 
 
 def _check_time(source: str, number: int, time_ns: int) -> None:
     if not 0 <= time_ns <= MAX_DURATION_NS:
-        raise UserError(f"{source}:{number}: {time_ns / 1e9:g} s from the start; a time of 0 to 7 days is wanted")
+        raise UserError(f"{source}:{number}: a time of 0 to 7 days from the start is wanted")
 
 
 _COLUMNS = ("time_s", "bandwidth_mbps", "rtt_ms", "loss")
 
 
-def _read_csv(source: str, lines: Sequence[str], scale: float, default_rtt_ns: int) -> Trace:
-    rows = csv.reader(io.StringIO("\n".join(lines)))
+def _read_csv(source: str, lines: Iterable[str], scale: float, default_rtt_ns: int) -> Trace:
+    rows = csv.reader(lines)
     header = [name.strip() for name in next(rows)]
     for name in header:
         if name not in _COLUMNS:
@@ -276,7 +300,7 @@ def _numbers(source: str, number: int, header: Sequence[str], row: Sequence[str]
     return values
 
 
-def _read_ucc(source: str, lines: Sequence[str], scale: float, direction: Direction) -> Trace:
+def _read_ucc(source: str, lines: Iterable[str], scale: float, direction: Direction) -> Trace:
     rows = csv.DictReader(lines)
     column = {"down": "DL_bitrate", "up": "UL_bitrate"}[direction]
     seconds: dict[int, list[float]] = {}
@@ -352,10 +376,7 @@ def trace_statistics(trace: Trace) -> TraceStatistics:
 def _silences_ns(trace: Trace) -> Iterable[int]:
     """Lengths of all stretches in which nothing is carried; 0 first."""
     yield 0
-    silent_since_ns = 0
+    silent_ns = 0
     for i, rate_bps in enumerate(trace.rates_bps):
-        if i > 0 and trace.units[i] > trace.units[i - 1]:
-            silent_since_ns = trace.times_ns[i]
-        if rate_bps > 0:
-            silent_since_ns = trace.times_ns[i + 1]
-        yield trace.times_ns[i + 1] - silent_since_ns
+        silent_ns = 0 if rate_bps > 0 else silent_ns + trace.times_ns[i + 1] - trace.times_ns[i]
+        yield silent_ns
