@@ -1,6 +1,6 @@
 """Fleet files: kinds of task, workloads, the link and the mishaps of a simulated day, read from YAML and checked.
 
-    include: dems.yaml             # its kinds, spread and link, so that no number is written twice; beside this file only
+    include: dems.yaml      # its kinds, spread and link, so that no number is written twice; beside this file only
     kinds:
       HV: {deadline_ms: 650, qoe_bonus: 100, edge: {ms: 174, benefit: 125, cost: 1}, cloud: {ms: 398, ...}}
       # further ways to run one: options: [{place: split, ms: 300, head_ms: 60, upload_bytes: 9000, ...}, ...]
@@ -16,9 +16,8 @@ any, are those of the day. Every mistake is a UserError that names the file, the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,25 +95,28 @@ class WorkloadSpec:
     cold_keep_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if min(self.drones, self.people, self.drones_per_person, self.drones_per_box) < 0 or self.lanes < 1:
-            raise ValueError("drones, people and lanes begin at 1")
-        if (self.people > 0) != (self.drones_per_person > 0) or (self.drones > 0) == (self.people > 0):
-            raise ValueError("give drones, at least 1, or both people and drones_per_person")
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            raise ValueError("kinds must be named, each once")
+        self._check_fleet()
         if not (0 < self.duration_s <= 86_400 and 1 <= self.period_ms <= 1e6 and 0 <= self.jitter_ms <= self.period_ms):
             raise ValueError("duration_s must be in 0..86400, period_ms in 1..1000000, jitter_ms in 0..period_ms")
+        if self.duration_s * 1e3 < self.period_ms:
+            raise ValueError("duration_s must be at least one period_ms, or there is no task")
         if len(self.size_bytes) != 2 or not 1 <= self.size_bytes[0] <= self.size_bytes[1] <= 1 << 30:
             raise ValueError(f"size_bytes is [least, greatest], not {list(self.size_bytes)}")
         if not (1 <= self.window_s <= 3600 and self.cold_start_ms >= 0 and self.cold_keep_s > 0):
             raise ValueError("window_s must be in 1..3600, cold_start_ms at least 0, cold_keep_s above 0")
-        if self.lanes > MAX_LANES:
-            raise ValueError(f"{self.lanes} lanes are more than {MAX_LANES}")
         tasks = self.flying * len(self.kinds) * self.duration_s * 1e3 / self.period_ms
         if not tasks <= MAX_TASKS:
             raise ValueError(f"{tasks:.0f} tasks are more than {MAX_TASKS}; shorten the day")
-        if self.duration_s * 1e3 < self.period_ms:
-            raise ValueError("duration_s must be at least one period_ms, or there is no task")
+
+    def _check_fleet(self) -> None:
+        if min(self.drones, self.people, self.drones_per_person, self.drones_per_box) < 0:
+            raise ValueError("drones and people cannot be fewer than none")
+        if not 1 <= self.lanes <= MAX_LANES:
+            raise ValueError(f"lanes must be in 1..{MAX_LANES}")
+        if (self.people > 0) != (self.drones_per_person > 0) or (self.drones > 0) == (self.people > 0):
+            raise ValueError("give drones, at least 1, or else both people and drones_per_person")
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise ValueError("kinds must be named, each once")
 
     @property
     def flying(self) -> int:
@@ -155,13 +157,9 @@ class Workload:
 
     def _link(self, seed: int, box: int) -> Link:
         offset_ns = (seed * 37 + box * 61) * 1_000_000_000  # two days, or two boxes, seldom meet the same part
-        if isinstance(self._as_given, TraceLink):
-            return replace(self._as_given, offset_ns=offset_ns)  # read once, not for each box
+        if isinstance(self.link, TraceLink):
+            return replace(self.link, offset_ns=offset_ns)
         return _make_link(self.link, seed=seed * 1000 + box, offset_ns=offset_ns)
-
-    @cached_property
-    def _as_given(self) -> Link:
-        return _make_link(self.link)
 
 
 def _make_link(link: Mapping[str, Any] | str | Link, seed: int = 0, offset_ns: int = 0) -> Link:
@@ -175,6 +173,7 @@ def read_fleets(path: Path, link: Mapping[str, Any] | str | None = None) -> dict
     wants it. Raises UserError.
     """
     file = _read_file(path)
+    common = None if link is None else _read_once(link)
     workloads = {}
     for name, value in _mapping(file.content.get("workloads"), f"{path}: workloads").items():
         where = f"{path}: workloads: {name}"
@@ -184,9 +183,15 @@ def read_fleets(path: Path, link: Mapping[str, Any] | str | None = None) -> dict
                 raise UserError(f"{where}: no kind is called {kind!r}; {nearest_hint(kind, file.kinds)}")
         mean_bytes = sum(spec.size_bytes) // 2
         kinds = tuple(_kind(file.kinds[kind], file.spread, mean_bytes) for kind in spec.kinds)
-        workloads[name] = Workload(name, _fleet(spec, kinds, where), link or spec.link or file.link)
-        workloads[name].check_link(where)
+        own = common or _located(where, _read_once, spec.link or file.link)
+        workloads[name] = Workload(name, _fleet(spec, kinds, where), own)
     return workloads
+
+
+def _read_once(link: Mapping[str, Any] | str) -> Mapping[str, Any] | str | Link:
+    """The settings, checked; of a trace, which would have to be read for each box, the link."""
+    made = _make_link(link)
+    return made if isinstance(made, TraceLink) else link
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ def _read_file(path: Path, *, is_included: bool = False) -> _File:
     link = _mapping(content.get("link", base.link if base else None), f"{path}: link")
     spread = base.spread if base and "spread" not in content else content.get("spread", {})
     given = _mapping(content["kinds"], f"{path}: kinds") if "kinds" in content or base is None else {}
-    profiled = _located(path, "link", load_link, link)
+    profiled = _located(f"{path}: link", load_link, link)
     kinds = dict(base.kinds) if base else {}
     for name, value in given.items():
         where = f"{path}: kinds: {name}"
@@ -351,11 +356,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _located(path: Path, key: str, make: Any, value: Any) -> Any:
+def _located(where: str, make: Callable[[Any], Any], value: Any) -> Any:
     try:
         return make(value)
     except UserError as error:
-        raise UserError(f"{path}: {key}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def _config(kind: type, value: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""How good a run was: completion, utility, quality of experience, energy; in all, and kind by kind.
+"""How good a run was: completion, utility, quality of experience, energy; in all, and kind by kind. When it held what.
 
 QoS utility is the sum over tasks (DEMS, arXiv 2412.20860, section 3). QoE utility is the sum of bonuses over kinds, boxes
 and tumbling windows in which at least the kind's target share was done in time (GEMS, section 6); a task belongs to the
@@ -60,7 +60,7 @@ class Scores:
             "energy_j": round(self.energy_j, 3),
             "fates": self.fates,
             "reasons": self.reasons,
-            "kinds": self.kinds,
+            "kinds": {kind: {k: round(v, 6) for k, v in values.items()} for kind, values in self.kinds.items()},
         }
 
 
@@ -77,6 +77,8 @@ def score(day: Day, run: Run, power: Power | None = None) -> Scores:
             "completion": float(done[of_kind].mean()) if of_kind.any() else 0.0,
             "qos_utility": float(run.utility[of_kind].sum()),
             "qoe_utility": float(bonuses[index]),
+            "late": int((run.fate[of_kind] == FATES.index(Fate.LATE)).sum()),
+            "dropped": int((run.fate[of_kind] == FATES.index(Fate.DROPPED)).sum()),
         }
     fates = {fate.value: int((run.fate == index).sum()) for index, fate in enumerate(FATES)}
     return Scores(
@@ -106,21 +108,67 @@ def qoe_bonuses(day: Day, done: Array) -> Array:
 
 
 def _energy_j(day: Day, run: Run, power: Power) -> float:
-    """Lanes at work, and radio: what the options state of the board's time, and uploads at the links' own rate."""
-    lane_s = radio_s = 0.0
+    held = held_by(day, run)
+    return held.lane_ns.sum() / 1e9 * power.lane_w + held.uplink_ns.sum() / 1e9 * power.radio_w
+
+
+@dataclass(frozen=True)
+class Held:
+    """When each of N tasks held a lane and the uplink: (N,) int64 ns, from and to equal (-1) where it never did."""
+
+    lane_from_ns: Array
+    lane_to_ns: Array
+    uplink_from_ns: Array
+    uplink_to_ns: Array
+
+    @property
+    def lane_ns(self) -> Array:
+        """For how long it held a lane."""
+        return self.lane_to_ns - self.lane_from_ns
+
+    @property
+    def uplink_ns(self) -> Array:
+        """For how long it held the uplink."""
+        return self.uplink_to_ns - self.uplink_from_ns
+
+
+def held_by(day: Day, run: Run) -> Held:
+    """What a run's tasks held and when, computed again by the simulator's rules from when each was started.
+
+    Uploads that were asked for at the same instant are taken in order of arrival.
+    """
+    edge_ns, upload_bytes = _parts(day, run)
+    ran = (run.option >= 0) & (run.started_ns >= 0)
+    on_lane = ran & (edge_ns > 0)
+    slowdown = np.ones(len(edge_ns))
+    for slow in day.slowdowns:
+        slowdown[(slow.from_ns <= run.started_ns) & (run.started_ns < slow.to_ns)] *= slow.factor
+    lane_from_ns = np.where(on_lane, run.started_ns, -1)
+    took_ns = np.rint(edge_ns * day.edge_factor * slowdown).astype(np.int64)
+    lane_to_ns = np.where(on_lane, run.started_ns + took_ns, -1)
+    asked_ns = np.where(on_lane, lane_to_ns, run.started_ns)
+    uplink_from_ns, uplink_to_ns = np.full(len(edge_ns), -1, np.int64), np.full(len(edge_ns), -1, np.int64)
+    sent = np.flatnonzero(ran & (upload_bytes > 0))
+    free_ns = [0] * len(day.links)
+    deadline_ns = day.created_ns + np.array([kind.deadline_ns for kind in day.kinds], np.int64)[day.kind]
+    for row in sent[np.argsort(asked_ns[sent], kind="stable")].tolist():
+        box, until_ns = int(day.box[row]), int(deadline_ns[row])
+        from_ns = max(int(asked_ns[row]), free_ns[box])
+        if from_ns >= until_ns:
+            continue
+        done_ns = day.links[box].sent_ns(from_ns, int(upload_bytes[row]))
+        free_ns[box] = until_ns if done_ns is None else min(done_ns, until_ns)
+        uplink_from_ns[row], uplink_to_ns[row] = from_ns, free_ns[box]
+    return Held(lane_from_ns, lane_to_ns, uplink_from_ns, uplink_to_ns)
+
+
+def _parts(day: Day, run: Run) -> tuple[Array, Array]:
+    """(N,) the option's time on a lane, and (N,) what goes up; 0 where there is no such part."""
+    edge_ns, upload_bytes = np.zeros(len(run.option), np.int64), np.zeros(len(run.option), np.int64)
     for index, kind in enumerate(day.kinds):
         for position, option in enumerate(kind.options):
             rows = (day.kind == index) & (run.option == position)
-            lane_s += float((option.edge_ns * day.edge_factor[rows]).sum()) / 1e9
-            if option.place != "edge" and rows.any():
-                sizes = np.where(option.upload_bytes, option.upload_bytes, day.size_bytes[rows])
-                radio_s += _upload_s(day, run.started_ns[rows], sizes, day.box[rows])
-    return lane_s * power.lane_w + radio_s * power.radio_w
-
-
-def _upload_s(day: Day, started_ns: Array, sizes: Array, boxes: Array) -> float:
-    total_ns = 0
-    for started, size, box in zip(started_ns.tolist(), sizes.tolist(), boxes.tolist(), strict=True):
-        sent_ns = day.links[box].sent_ns(max(started, 0), size)
-        total_ns += min(sent_ns - max(started, 0), day.window_ns) if sent_ns is not None else 0
-    return total_ns / 1e9
+            edge_ns[rows] = option.edge_ns
+            if option.place != "edge":
+                upload_bytes[rows] = option.upload_bytes or day.size_bytes[rows]
+    return edge_ns, upload_bytes
