@@ -6,10 +6,11 @@ such task after that is the probe: it is judged by the time that was expected at
 chance to have recovered. A result in time ends cooling; a probe's also becomes all ten of the last times.
 
 Departures: with `PolicyContext.deviate`, the mean is replaced and the quantile keeps its ratio to it. A run that was
-late was cut off at its deadline, so it is only known to have taken longer than it was let; it counts as twice that, as
-a retransmission timer backs off. (Counted as it stands, a run that began at its trigger would be 10 ms above the
-estimate, which is no reason to change it.) A probe's result counts as that also if the kind has begun to cool again
-meanwhile.
+late was cut off at its deadline, so it is only known to have taken longer than it was let. One such run counts as it
+stands: a few are late by chance. The next in a row count as twice that, as a retransmission timer backs off: a run that
+began at its trigger is 10 ms above the estimate when it is cut off, so as they stand any number of them would be no
+reason to change it. A probe's result counts as that also if the kind has begun to cool again meanwhile. What the cloud
+refused or lost tells no time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from offload.tasks import Option, Outcome, Task
 SAMPLES = 10
 DEAD_BAND_NS = 10_000_000
 COOLING_NS = 10_000_000_000
-CUT_OFF_FACTOR = 2
 
 
 class CloudTimes:
@@ -33,6 +33,7 @@ class CloudTimes:
     def __init__(self, option: Option, deviate: float | None) -> None:
         self.initial_ns = max(1, option.quantile_ns(deviate))
         self.cooling_since_ns: int | None = None
+        self._was_cut_off = False
         self._mean_ns = option.expected_ns
         self._ratio = self.initial_ns / option.expected_ns
         self._last_ns: deque[int] = deque(maxlen=SAMPLES)
@@ -44,6 +45,15 @@ class CloudTimes:
 
     def add(self, took_ns: int, times: int = 1) -> None:
         """Count a run, or as many that took as long."""
+        self._was_cut_off = False
+        self._count(took_ns, times)
+
+    def add_cut_off(self, after_ns: int) -> None:
+        """Count a run that had not ended after so long."""
+        self._count(2 * after_ns if self._was_cut_off else after_ns, 1)
+        self._was_cut_off = True
+
+    def _count(self, took_ns: int, times: int) -> None:
         self._last_ns.extend([took_ns] * times)
         mean_ns = sum(self._last_ns) // len(self._last_ns)
         if len(self._last_ns) == SAMPLES and abs(mean_ns - self._mean_ns) > DEAD_BAND_NS:
@@ -69,7 +79,7 @@ class DemsA(Dems):
     def _learn(self, task: Task, took_ns: int, *, on_time: bool) -> None:
         times = self._times[task.kind]
         if not on_time:
-            times.add(CUT_OFF_FACTOR * took_ns)
+            times.add_cut_off(took_ns)
         else:
             times.cooling_since_ns = None
             times.add(took_ns, SAMPLES if task.id in self._probes else 1)
