@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -42,3 +43,17 @@ class Account:
         """Admitted and not ended."""
         ended = self.done + sum(self.refused.values()) + self.cancelled + self.expired + sum(self.failed.values())
         return self.received - ended
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers by name, refusals and failures also by reason."""
+        return {
+            "received": self.received,
+            "done": self.done,
+            "refused": sum(self.refused.values()),
+            "cancelled": self.cancelled,
+            "expired": self.expired,
+            "failed": sum(self.failed.values()),
+            "late": self.late,
+            "runs": self.runs,
+            "reasons": dict(sorted((self.refused + self.failed).items())),
+        }

@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,9 @@ class TensorSpec:
 class Model:
     """A loaded ONNX file. Made by load_model.
 
-    inputs, outputs; batched: whether requests may be joined along the first axis; took_ns: of a run with one row, and,
-    where batched, with BATCH_ROWS, as measured when it was loaded. sha256: of the file, in hex.
+    inputs, outputs; batchable: whether requests may be joined along the first axis; batched: whether that also saves
+    time here; took_ns: of a run with one row, and, where batchable, with BATCH_ROWS, as measured when it was loaded.
+    sha256: of the file, in hex.
     """
 
     def __init__(self, name: str, sha256: str, session: Any, inputs: Sequence[TensorSpec]) -> None:
@@ -68,7 +69,7 @@ class Model:
         self.outputs = tuple(
             TensorSpec(node.name, _DATATYPES.get(node.type, node.type), _shape(node)) for node in session.get_outputs()
         )
-        self.batched = False
+        self.batchable = self.batched = False
         self.took_ns: dict[int, int] = {}
         self._session = session
         self._output_names = [output.name for output in self.outputs]
@@ -112,8 +113,8 @@ class Model:
 
 
 def rows_of(model: Model, tensors: Mapping[str, Array]) -> int:
-    """The length of a batched model's first axis; 1 for other models."""
-    return len(tensors[model.inputs[0].name]) if model.batched else 1
+    """The length of a batchable model's first axis; 1 for other models."""
+    return len(tensors[model.inputs[0].name]) if model.batchable else 1
 
 
 def load_model(name: str, path: Path) -> Model:
@@ -180,13 +181,18 @@ def _warm_up(path: Path, model: Model) -> None:
             datatype_of(output.dtype)
         except ValueError as error:
             raise UserError(f"{path}: {error}; export it with other outputs") from None
+    # A rank that the file leaves open is reported like a scalar's.
+    model.outputs = tuple(
+        spec if len(spec.shape) == outputs[spec.name].ndim else replace(spec, shape=(-1,) * outputs[spec.name].ndim)
+        for spec in model.outputs
+    )
     model.took_ns[1] = _median_ns(model, one)
-    if all(spec.shape[:1] == (-1,) for spec in (*model.inputs, *model.outputs)):
-        model.batched = _batches_help(path, model)
+    model.batchable = all(spec.shape[:1] == (-1,) for spec in (*model.inputs, *model.outputs)) and _joins(path, model)
+    model.batched = model.batchable and model.took_ns[BATCH_ROWS] <= BATCH_GAIN * BATCH_ROWS * model.took_ns[1]
 
 
-def _batches_help(path: Path, model: Model) -> bool:
-    """Whether a joined run gives the same results as single ones, in less time. A trial, not a promise of the file."""
+def _joins(path: Path, model: Model) -> bool:
+    """Whether a joined run gives the same results as single ones. A trial, not a promise of the file."""
     requests = [_example(path, model, rows=1, seed=seed) for seed in range(BATCH_ROWS)]
     joined = {spec.name: np.concatenate([request[spec.name] for request in requests]) for spec in model.inputs}
     try:
@@ -200,10 +206,7 @@ def _batches_help(path: Path, model: Model) -> bool:
             return False
         if not np.allclose(output, np.concatenate(rows), rtol=1e-3, atol=1e-4, equal_nan=True):
             return False
-    took_ns = _median_ns(model, joined)
-    if took_ns > BATCH_GAIN * BATCH_ROWS * model.took_ns[1]:
-        return False
-    model.took_ns[BATCH_ROWS] = took_ns
+    model.took_ns[BATCH_ROWS] = _median_ns(model, joined)
     return True
 
 

@@ -1,4 +1,4 @@
-"""What protoc makes of open_inference.proto, a FileDescriptorSet; python -m offload.wire.renew writes it."""
+"""What protoc makes of open_inference.proto, a FileDescriptorSet; offload.wire.renew writes it."""
 
 BASE64 = (
     b"CrshChRvcGVuX2luZmVyZW5jZS5wcm90bxIJaW5mZXJlbmNlIhMKEVNlcnZlckxpdmVSZXF1ZXN0IigKElNlcnZlckxpdmVSZXNwb25zZRISCg"

@@ -26,7 +26,7 @@ def rendered() -> str:
     lines = textwrap.wrap(base64.b64encode(data).decode(), 110)
     body = "\n".join(f'    b"{line}"' for line in lines)
     return (
-        '"""What protoc makes of open_inference.proto, a FileDescriptorSet; python -m offload.wire.renew writes it."""\n'
+        '"""What protoc makes of open_inference.proto, a FileDescriptorSet; offload.wire.renew writes it."""\n'
         f"\nBASE64 = (\n{body}\n)\n"
     )
 
