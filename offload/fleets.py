@@ -144,11 +144,15 @@ class SlowdownSpec:
 
 @dataclass(frozen=True)
 class Workload:
-    """A named fleet and the link that its boxes have: settings as in the file or as on the command line, or a link."""
+    """A named fleet and the link that its boxes have: settings as in the file or as on the command line, or a link.
+
+    link_words: the link for people, without folders.
+    """
 
     name: str
     fleet: Fleet
     link: Mapping[str, Any] | str | Link
+    link_words: str = ""
 
     def day(self, seed: int) -> Day:
         """Draw a day; each box stands at another place of the link's trace."""
@@ -183,9 +187,21 @@ def read_fleets(path: Path, link: Mapping[str, Any] | str | None = None) -> dict
                 raise UserError(f"{where}: no kind is called {kind!r}; {nearest_hint(kind, file.kinds)}")
         mean_bytes = sum(spec.size_bytes) // 2
         kinds = tuple(_kind(file.kinds[kind], file.spread, mean_bytes) for kind in spec.kinds)
-        own = common or _located(where, _read_once, spec.link or file.link)
-        workloads[name] = Workload(name, _fleet(spec, kinds, where), own)
+        chosen = link or spec.link or file.link
+        own = common or _located(where, _read_once, chosen)
+        workloads[name] = Workload(name, _fleet(spec, kinds, where), own, _words(chosen))
     return workloads
+
+
+def _words(link: Mapping[str, Any] | str) -> str:
+    if isinstance(link, str):
+        source, comma, rest = link.partition(",")
+        return Path(source).name + comma + rest
+    named = [Path(str(value)).name if key == "trace" else str(value) for key, value in link.items() if key in _NAMES]
+    return ", ".join([*named, *(f"{key} {value}" for key, value in link.items() if key not in _NAMES)])
+
+
+_NAMES = ("model", "trace")
 
 
 def _read_once(link: Mapping[str, Any] | str) -> Mapping[str, Any] | str | Link:

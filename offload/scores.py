@@ -1,8 +1,8 @@
-"""How good a run was: completion, utility, quality of experience, energy; in all, and kind by kind. When it held what.
+"""How good a run was: completion, utility, quality of experience, energy, in all and kind by kind; what it held when.
 
-QoS utility is the sum over tasks (DEMS, arXiv 2412.20860, section 3). QoE utility is the sum of bonuses over kinds, boxes
-and tumbling windows in which at least the kind's target share was done in time (GEMS, section 6); a task belongs to the
-window in which it was created.
+QoS utility is the sum over tasks (DEMS, arXiv 2412.20860, section 3). QoE utility is the sum of bonuses over kinds,
+boxes and tumbling windows in which at least the kind's target share was done in time (GEMS, section 6); a task belongs
+to the window in which it was created.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def qoe_bonuses(day: Day, done: Array) -> Array:
 
 def _energy_j(day: Day, run: Run, power: Power) -> float:
     held = held_by(day, run)
-    return held.lane_ns.sum() / 1e9 * power.lane_w + held.uplink_ns.sum() / 1e9 * power.radio_w
+    return (int(held.lane_ns.sum()) * power.lane_w + int(held.uplink_ns.sum()) * power.radio_w) / 1e9
 
 
 @dataclass(frozen=True)
