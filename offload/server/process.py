@@ -12,8 +12,9 @@ from typing import Any
 from offload.server.engine import Engine
 from offload.server.folder import ModelFolder
 from offload.server.metrics import MetricsServer
-from offload.server.security import Access, add_port, check_exposure, is_loopback, split_address, token_interceptor
+from offload.server.security import Access, add_port, check_exposure, token_interceptor
 from offload.server.servicer import InferenceServicer
+from offload.wire.addresses import is_loopback, split_address
 from offload.wire.service import add_GRPCInferenceServiceServicer_to_server
 from tercel.core.errors import UserError, require
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offload.wire.addresses import is_loopback
 from tercel.core.errors import UserError, require
 
 MAX_FILE_BYTES = 1 << 20
@@ -56,25 +56,6 @@ def _pem(path: Path, option: str) -> bytes:
     if b"-----BEGIN" not in data:
         raise UserError(f"{option} {path}: is no PEM file; convert it with openssl")
     return data
-
-
-def split_address(address: str, option: str) -> tuple[str, int]:
-    """HOST:PORT, [IPv6]:PORT; port 0 is any free one. Raises UserError."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise UserError(f"{option} {address}: write HOST:PORT, such as 127.0.0.1:8001")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. A name other than localhost may be anywhere."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_exposure(host: str, access: Access) -> None:

@@ -1,0 +1,367 @@
+"""One connection to an inference server: its channel, the bidirectional stream over it, and the watch for its loss.
+
+A connection is opened, used, and lost once; who holds it opens the next. A link that is cut without a word is noticed
+by a ping that stays unanswered while nothing else comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from offload.wire import messages as pb
+from offload.wire.service import InferenceStub
+from tercel.core.errors import UserError, require
+
+PING_S = 1.0
+"""Between two pings, which are also how the round trip is measured."""
+REMEMBERED = 4096
+"""Ended requests whose second or late answers are told from those of unknown ones."""
+
+
+@dataclass(frozen=True)
+class RemoteAccess:
+    """How to be let in. tls: whether the connection is encrypted; server_ca: who signed the server's certificate (None:
+    the system's authorities); certificate and key: our own, for mutual TLS; PEM each. token: sent as a bearer token.
+    """
+
+    tls: bool = False
+    server_ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tls and (self.server_ca or self.certificate or self.key):
+            raise UserError("certificates are given, but TLS is off; turn it on")
+        if (self.certificate is None) != (self.key is None):
+            raise UserError("a certificate of our own wants its key, and the other way round")
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+@dataclass
+class RemoteCounts:
+    """sent = received + refused + lost + expired + cancelled: of requests that went up the link, counted as they end.
+
+    refused: by the server. lost: no answer, or none of use. expired: the deadline passed. cancelled: taken back.
+    unsent: never went up, for there was no connection or no time. Of answers: duplicate, a second one; stale, to what
+    had expired or was cancelled; unknown, to nothing we asked. connections: opened.
+    """
+
+    sent: int = 0
+    received: int = 0
+    refused: int = 0
+    lost: int = 0
+    expired: int = 0
+    cancelled: int = 0
+    unsent: int = 0
+    duplicate: int = 0
+    stale: int = 0
+    unknown: int = 0
+    connections: int = 0
+
+
+class Unreachable(Exception):
+    """No connection. reason: short and without numbers."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Failed(Exception):
+    """A request has no result. status: gRPC's, or LOST where the connection broke."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Sending:
+    """A request on its way: whether it has gone up, and the stream's answer to it."""
+
+    __slots__ = ("answer", "message", "sent")
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.sent = False
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """gRPC's options: nothing shared with other channels, no retries behind our back, no proxy from the environment."""
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+    ]
+
+
+class Connection:
+    """An open connection. Made by `open_connection`.
+
+    extensions: what the server says it can do. rtt_ns: the shortest of the last round trips of an empty call. lost: set
+    at the end; streams: whether the server has the stream (it may turn out at the first use that it has not).
+    """
+
+    def __init__(self, channel: Any, access: RemoteAccess, counts: RemoteCounts, silence_s: float) -> None:
+        self.stub = InferenceStub(channel)
+        self.metadata = access.metadata
+        self.extensions: frozenset[str] = frozenset()
+        self.streams = True
+        self.lost = asyncio.Event()
+        self._channel = channel
+        self._counts = counts
+        self._silence_s = silence_s
+        self._rtts_ns: deque[int] = deque(maxlen=8)
+        self._inputs: dict[str, str] = {}
+        self._heard_s = 0.0
+        self._call: Any = None
+        self._pending: dict[str, Sending] = {}
+        self._ended: dict[str, bool] = {}  # id -> whether it was answered; in order of ending
+        self._outbox: deque[tuple[str, Any]] = deque()
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def rtt_ns(self) -> int:
+        """The shortest of the last eight round trips; 0: not known."""
+        return min(self._rtts_ns, default=0)
+
+    async def start(self, *, stream: bool, timeout_s: float) -> None:
+        """Greet the server and start the watch and the stream. Raises Unreachable."""
+        grpc = require("grpc", extra="offload")
+        try:
+            about = await self.stub.ServerMetadata(
+                pb.ServerMetadataRequest(), timeout=timeout_s, metadata=self.metadata
+            )
+            self.extensions = frozenset(about.extensions)
+            await self._ping(timeout_s)
+        except grpc.aio.AioRpcError as error:
+            shut_out = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+            raise Unreachable("not let in" if shut_out else "unavailable") from None
+        loop = asyncio.get_running_loop()
+        self._tasks.append(loop.create_task(self._watch()))
+        self.streams = stream
+        if stream:
+            self._call = self.stub.ModelStreamInfer(metadata=self.metadata)
+            self._tasks += [loop.create_task(self._read()), loop.create_task(self._write())]
+
+    async def input_name(self, model: str, timeout_s: float) -> str:
+        """The name of a model's only input. Raises Failed."""
+        if model not in self._inputs:
+            grpc = require("grpc", extra="offload")
+            request = pb.ModelMetadataRequest(name=model)
+            try:
+                about = await self.stub.ModelMetadata(request, timeout=timeout_s, metadata=self.metadata)
+            except grpc.aio.AioRpcError as error:
+                raise Failed(error.code().name, error.details() or "") from None
+            if len(about.inputs) != 1:
+                raise Failed("INVALID_ARGUMENT", "the model has several inputs, and one tensor is given")
+            self._inputs[model] = about.inputs[0].name
+        return self._inputs[model]
+
+    async def close(self) -> None:
+        """Give everything back; requests under way fail."""
+        self._lose()
+        for task in self._tasks:
+            task.cancel()
+        if self._call is not None:
+            self._call.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    # --- requests ---
+
+    async def unary(self, sending: Sending, timeout_s: float) -> Any:
+        """Ask by a call of its own; cancelling takes it back. Raises Failed."""
+        grpc = require("grpc", extra="offload")
+        sending.sent = True
+        try:
+            answer = await self.stub.ModelInfer(sending.message, timeout=timeout_s, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.UNAVAILABLE and error.details() != DRAINS:
+                raise Failed("LOST", "connection lost") from None
+            raise Failed(error.code().name, error.details() or "") from None
+        self._heard_s = asyncio.get_running_loop().time()
+        return answer
+
+    async def ask(self, sending: Sending, timeout_s: float) -> Any:
+        """Ask on the stream; cancelling, or the time being over, takes it back. Raises Failed."""
+        if self.lost.is_set():
+            raise Failed("LOST", "connection lost")
+        key = sending.message.id
+        self._pending[key] = sending
+        self._outbox.append((key, sending.message))
+        self._wake.set()
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._time_is_over, key)
+        try:
+            return await sending.answer
+        finally:
+            timer.cancel()
+            if key in self._pending:  # cancelled
+                self._take_back(key)
+
+    def _time_is_over(self, key: str) -> None:
+        sending = self._pending.get(key)
+        if sending is not None:
+            self._take_back(key)
+            if not sending.answer.done():
+                sending.answer.set_exception(Failed("DEADLINE_EXCEEDED", "deadline passed"))
+
+    def _take_back(self, key: str) -> None:
+        """Forget a request, and have the server forget it."""
+        sending = self._pending.pop(key)
+        if not sending.sent:
+            return
+        self._remember(key, answered=False)
+        if "tercel_cancel" in self.extensions:
+            message = pb.ModelInferRequest(id=key)
+            message.parameters["tercel_cancel"].bool_param = True
+            self._outbox.appendleft(("", message))
+            self._wake.set()
+
+    def _remember(self, key: str, *, answered: bool) -> None:
+        self._ended[key] = answered
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
+    # --- the stream ---
+
+    async def _write(self) -> None:
+        """Send what is in the outbox, one message after another: a write must never be cancelled."""
+        grpc = require("grpc", extra="offload")
+        try:
+            while True:
+                while self._outbox:
+                    key, message = self._outbox.popleft()
+                    sending = self._pending.get(key)
+                    if key and sending is None:
+                        continue  # taken back before its turn came
+                    if sending is not None:
+                        sending.sent = True
+                    await self._call.write(message)
+                self._wake.clear()
+                await self._wake.wait()
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            self._lose()
+
+    async def _read(self) -> None:
+        """Hand each answer to who asked for it."""
+        grpc = require("grpc", extra="offload")
+        loop = asyncio.get_running_loop()
+        try:
+            while (reply := await self._call.read()) is not grpc.aio.EOF:
+                self._heard_s = loop.time()
+                self._answer(reply)
+        except grpc.aio.AioRpcError as error:
+            self.streams = error.code() != grpc.StatusCode.UNIMPLEMENTED
+        finally:
+            self._lose()
+
+    def _answer(self, reply: Any) -> None:
+        response = reply.infer_response
+        sending = self._pending.pop(response.id, None)
+        if sending is None:
+            answered = self._ended.get(response.id)
+            if answered is None:
+                self._counts.unknown += 1
+            elif answered:
+                self._counts.duplicate += 1
+            else:
+                self._counts.stale += 1
+            return
+        self._remember(response.id, answered=True)
+        if sending.answer.done():
+            return
+        if reply.error_message:
+            status = response.parameters["tercel_status"].string_param if response.parameters else ""
+            sending.answer.set_exception(Failed(status or "UNKNOWN", reply.error_message))
+        else:
+            sending.answer.set_result(response)
+
+    # --- the watch ---
+
+    async def _ping(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await self.stub.ServerLive(pb.ServerLiveRequest(), timeout=timeout_s, metadata=self.metadata)
+        self._heard_s = loop.time()
+        self._rtts_ns.append(int((self._heard_s - began_s) * 1e9))
+
+    async def _watch(self) -> None:
+        """Ping; end the connection when that fails and nothing else was heard meanwhile."""
+        grpc = require("grpc", extra="offload")
+        loop = asyncio.get_running_loop()
+        while not self.lost.is_set():
+            await asyncio.sleep(PING_S)
+            began_s = loop.time()
+            try:
+                await self._ping(self._silence_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED or self._heard_s < began_s:
+                    self._lose()
+
+    def _lose(self) -> None:
+        """The connection is over: whoever waits on the stream hears of it now."""
+        if self.lost.is_set():
+            return
+        self.lost.set()
+        pending, self._pending = self._pending, {}
+        for sending in pending.values():
+            if not sending.answer.done():
+                sending.answer.set_exception(Failed("LOST", "connection lost"))
+
+
+DRAINS = "the server drains"
+
+
+async def open_connection(
+    address: str,
+    access: RemoteAccess,
+    counts: RemoteCounts,
+    *,
+    stream: bool,
+    timeout_s: float,
+    silence_s: float,
+    max_message_bytes: int,
+) -> Connection:
+    """Connect and greet, within about twice timeout_s. Raises Unreachable."""
+    grpc = require("grpc", extra="offload")
+    aio = require("grpc.aio", extra="offload")
+    options = channel_options(max_message_bytes)
+    if access.tls:
+        credentials = grpc.ssl_channel_credentials(access.server_ca, access.key, access.certificate)
+        channel = aio.secure_channel(address, credentials, options=options)
+    else:
+        channel = aio.insecure_channel(address, options=options)
+    connection = Connection(channel, access, counts, silence_s)
+    try:
+        await asyncio.wait_for(channel.channel_ready(), timeout_s)
+        await connection.start(stream=stream, timeout_s=timeout_s)
+    except asyncio.TimeoutError:
+        await connection.close()
+        raise Unreachable("unavailable") from None
+    except BaseException:
+        await connection.close()
+        raise
+    counts.connections += 1
+    return connection
+
+
+def as_tensors(payload: Any, name: str) -> Mapping[str, Any]:
+    """A payload as tensors by name; one without a name gets this one."""
+    return payload if isinstance(payload, Mapping) else {name: payload}
