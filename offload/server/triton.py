@@ -1,7 +1,7 @@
 """A Triton model repository from a folder of ONNX models: NAME/1/model.onnx and NAME/config.pbtxt.
 
-Triton then takes our `timeout` parameter for its queue (allow_timeout_override), and rejects what has waited longer:
-later than our admission does, but in the same words for a client.
+Triton then takes our `timeout` parameter for its queue, and rejects what has waited longer: later than our admission
+does, but a client sees the same. A request may shorten the default and not set a timeout where there is none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from offload.server.engine import NO_DEADLINE_NS
 from offload.server.folder import ModelFolder
 from offload.server.models import BATCH_ROWS, Model, TensorSpec, load_model
 from tercel.core.errors import UserError
@@ -58,6 +59,7 @@ def config_text(model: Model) -> str:
             f"  max_queue_delay_microseconds: {QUEUE_DELAY_US}\n"
             "  default_queue_policy {\n"
             "    timeout_action: REJECT\n"
+            f"    default_timeout_microseconds: {NO_DEADLINE_NS // 1000}\n"
             "    allow_timeout_override: true\n"
             f"    max_queue_size: {QUEUE_LIMIT}\n"
             "  }\n"

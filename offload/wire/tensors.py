@@ -113,10 +113,9 @@ def get_tensors(listed: Sequence[Any], raw: Sequence[bytes]) -> dict[str, Array]
 def _size_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     if len(shape) > MAX_DIMENSIONS or any(side < 0 for side in shape):
         raise Rejected("shape is not a shape")
-    size_bytes = math.prod(shape) * dtype.itemsize
-    if size_bytes > MAX_TENSOR_BYTES:
-        raise Rejected("tensor is too large")
-    return size_bytes
+    if math.prod(max(side, 1) for side in shape) * dtype.itemsize > MAX_TENSOR_BYTES:
+        raise Rejected("tensor is too large")  # also one of no bytes whose other sides numpy could not count
+    return math.prod(shape) * dtype.itemsize
 
 
 def _listed(entry: Any, dtype: np.dtype[Any]) -> Array:

@@ -1,0 +1,395 @@
+"""The server's engine, on models of the test's own making: admission, order, batches, and an account of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offload.server.admission import RunTimes, all_in_time
+from offload.server.engine import UNKNOWN, Engine, Refused
+from offload.server.models import BATCH_ROWS, TensorSpec
+from tercel.core.errors import Rejected
+
+MS = 1_000_000
+
+
+class StubModel:
+    """y = x, after the gate has opened (it is open unless told otherwise) and so many milliseconds; -1 fails."""
+
+    def __init__(self, name: str = "m", took_ms: float = 0.0, batched: bool = False) -> None:
+        self.name = name
+        self.inputs = (TensorSpec("x", "FP32", (-1, 1)),)
+        self.batchable = self.batched = batched
+        self.took_ns = {1: int(took_ms * MS), BATCH_ROWS: int(took_ms * MS)} if batched else {1: int(took_ms * MS)}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.runs: list[list[float]] = []
+
+    def check(self, tensors: Mapping[str, np.ndarray]) -> None:
+        if "x" not in tensors:
+            raise Rejected("input names are not the model's")
+
+    def run_joined(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        assert self.gate.wait(10)
+        time.sleep(self.took_ns[1] / 1e9)
+        values = [float(request["x"][0, 0]) for request in requests]
+        self.runs.append(values)
+        if -1.0 in values:
+            raise Rejected("model run failed")
+        return [{"y": request["x"]} for request in requests]
+
+
+def run(main: Callable[[Engine], Awaitable[Any]], models: Sequence[Any], **options: Any) -> Engine:
+    """A coroutine with an engine that serves these models; at the end everything must be accounted for."""
+
+    async def body() -> Engine:
+        engine = Engine(**({"threads": 1} | options))
+        for model in models:
+            engine.put_model(model)
+        try:
+            await main(engine)
+            await asyncio.wait_for(engine.drain(), 5)
+        finally:
+            for model in models:
+                model.gate.set()
+            engine.close()
+        return engine
+
+    engine = asyncio.run(body())
+    for account in engine.accounts.values():
+        assert account.under_way == 0
+    return engine
+
+
+def ask(engine: Engine, value: float, timeout_ms: float | None = 5000, name: str = "m") -> asyncio.Task[Any]:
+    tensors = {"x": np.full((1, 1), value, np.float32)}
+    timeout_ns = None if timeout_ms is None else int(timeout_ms * MS)
+    return asyncio.ensure_future(engine.infer(name, lambda _: tensors, timeout_ns=timeout_ns))
+
+
+async def statuses(tasks: Sequence[asyncio.Task[Any]]) -> list[str]:
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return [result.status if isinstance(result, Refused) else "OK" for result in results]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_waiting_requests_run_earliest_deadline_first() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()  # it occupies the only worker
+        tasks += [ask(engine, value, timeout_ms) for value, timeout_ms in ((1, 3000), (2, 1000), (3, None), (4, 2000))]
+        await settle()
+        assert engine.queued == 4
+        model.gate.set()
+        assert await statuses(tasks) == ["OK"] * 5
+
+    run(main, [model])
+    assert model.runs == [[0.0], [2.0], [4.0], [1.0], [3.0]]
+
+
+def test_a_full_queue_refuses_and_says_so() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks += [ask(engine, value) for value in range(1, 5)]
+        await settle()
+        model.gate.set()
+        assert await statuses(tasks) == ["OK"] * 4 + ["RESOURCE_EXHAUSTED"]
+
+    engine = run(main, [model], queue_limit=3)
+    assert engine.accounts["m"].refused == {"the queue is full": 1}
+    assert (engine.accounts["m"].received, engine.accounts["m"].done) == (5, 4)
+
+
+def test_what_cannot_be_in_time_is_refused_at_once_and_never_read() -> None:
+    model = StubModel(took_ms=50)
+    read = []
+
+    async def main(engine: Engine) -> None:
+        with pytest.raises(Refused, match="would not be done in time") as refusal:
+            await engine.infer("m", lambda _: read.append(1) or {}, timeout_ns=40 * MS)
+        assert refusal.value.status == "RESOURCE_EXHAUSTED"
+        with pytest.raises(Refused, match="would not be done in time"):
+            await engine.infer("m", lambda _: read.append(1) or {}, timeout_ns=-1)
+        began_s = time.perf_counter()
+        for _ in range(200):
+            with pytest.raises(Refused):
+                await engine.infer("m", lambda _: read.append(1) or {}, timeout_ns=40 * MS)
+        assert time.perf_counter() - began_s < 200 * 0.001
+        assert await statuses([ask(engine, 1, 200)]) == ["OK"]
+
+    engine = run(main, [model])
+    assert read == []
+    assert engine.accounts["m"].refused == {"would not be done in time": 202}
+
+
+def test_the_work_ahead_counts_and_a_newcomer_may_not_make_an_admitted_one_late() -> None:
+    model = StubModel(took_ms=30)
+
+    async def main(engine: Engine) -> None:
+        first = [ask(engine, 0, 1000), ask(engine, 1, 100)]  # one runs, one waits and must begin within 70 ms
+        await settle()
+        more = [ask(engine, 2, 90), ask(engine, 3, 95), ask(engine, 4, 110), ask(engine, 5, 1000)]
+        # 90 ms would be enough for 2 itself (30 + 30), but 1 would then end at 90 of 100: both fit. 3 would push 1 out.
+        assert await statuses(first + more) == ["OK", "OK", "OK", *["RESOURCE_EXHAUSTED"] * 2, "OK"]
+
+    engine = run(main, [model])
+    assert engine.accounts["m"].late == 0
+    assert [values[0] for values in model.runs] == [0, 2, 1, 5]
+
+
+def test_an_expired_request_is_dropped_from_the_queue_and_answered() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks.append(ask(engine, 1, 20))
+        await asyncio.sleep(0.05)
+        model.gate.set()
+        assert await statuses(tasks) == ["OK", "DEADLINE_EXCEEDED"]
+
+    engine = run(main, [model])
+    assert engine.accounts["m"].expired == 1
+    assert model.runs == [[0.0]]
+
+
+def test_a_cancelled_request_never_runs_and_a_running_one_is_counted_once() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        running, waiting = ask(engine, 0), ask(engine, 1)
+        await settle()
+        waiting.cancel()
+        running.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert engine.queued == 0
+        model.gate.set()
+
+    engine = run(main, [model])
+    assert engine.accounts["m"].cancelled == 2
+    assert model.runs == [[0.0]]
+
+
+def test_a_failing_model_fails_its_request_and_goes_on() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        assert await statuses([ask(engine, value) for value in (1, -1, 2)]) == ["OK", "INTERNAL", "OK"]
+
+    engine = run(main, [model])
+    assert engine.accounts["m"].failed == {"model run failed": 1}
+
+
+def test_waiting_requests_are_joined_and_one_that_fails_does_not_spoil_the_rest() -> None:
+    model = StubModel(batched=True)
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks += [ask(engine, value) for value in range(1, 12)]
+        await settle()
+        model.gate.set()
+        assert await statuses(tasks) == ["OK"] * 12
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks += [ask(engine, value) for value in (1, -1, 2)]
+        await settle()
+        model.gate.set()
+        assert await statuses(tasks) == ["OK", "OK", "INTERNAL", "OK"]
+        assert [float((await task).outputs["y"][0, 0]) for task in (tasks[1], tasks[3])] == [1, 2]
+
+    engine = run(main, [model])
+    assert model.runs[:3] == [[0.0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    assert engine.accounts["m"].runs == 5
+
+
+def test_other_models_between_them_keep_their_turn() -> None:
+    batched, other = StubModel(batched=True), StubModel("other")
+
+    async def main(engine: Engine) -> None:
+        batched.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks += [ask(engine, 1, 1000), ask(engine, 2, 1100), ask(engine, 3, 1200, "other"), ask(engine, 4, 1300)]
+        await settle()
+        batched.gate.set()
+        assert await statuses(tasks) == ["OK"] * 5
+
+    run(main, [batched, other])
+    assert batched.runs == [[0.0], [1.0, 2.0], [4.0]]
+
+
+def test_a_batch_does_not_grow_beyond_what_its_most_urgent_request_allows() -> None:
+    model = StubModel(took_ms=5, batched=True)
+    model.took_ns[BATCH_ROWS] = 400 * MS  # as measured at the start: a full batch takes long
+
+    async def main(engine: Engine) -> None:
+        model.gate.clear()
+        tasks = [ask(engine, 0)]
+        await settle()
+        tasks += [ask(engine, value, 300 + value) for value in range(1, 8)]
+        await settle()
+        model.gate.set()
+        assert await statuses(tasks) == ["OK"] * 8
+
+    run(main, [model])
+    assert max(len(values) for values in model.runs) < 8
+
+
+def test_a_wrong_estimate_is_tried_again_after_a_while() -> None:
+    model = StubModel(took_ms=400)
+    now = [0]
+
+    async def main(engine: Engine) -> None:
+        model.took_ns[1] = 0  # in truth it is quick
+        assert await statuses([ask(engine, 1, 100)]) == ["RESOURCE_EXHAUSTED"]
+        now[0] += 11_000 * MS
+        assert await statuses([ask(engine, 2, 100)]) == ["OK"]
+
+    run(main, [model], clock_ns=lambda: now[0])
+
+
+def test_unknown_models_bad_inputs_and_a_drain_are_refusals_with_their_status() -> None:
+    model = StubModel()
+
+    async def main(engine: Engine) -> None:
+        assert await statuses([ask(engine, 1, name="another")]) == ["NOT_FOUND"]
+        for read in (lambda _: {}, lambda _: (_ for _ in ()).throw(Rejected("shape contradicts"))):
+            with pytest.raises(Refused) as refusal:
+                await engine.infer("m", read, timeout_ns=None)
+            assert refusal.value.status == "INVALID_ARGUMENT"
+        with pytest.raises(Refused) as refusal:
+            await engine.infer("m", lambda _: {"x": np.zeros((1, 1))}, timeout_ns=None, version="2")
+        assert refusal.value.status == "NOT_FOUND"
+        model.gate.clear()
+        admitted = ask(engine, 1)
+        await settle()
+        drained = asyncio.ensure_future(engine.drain())
+        await settle()
+        assert await statuses([ask(engine, 2)]) == ["UNAVAILABLE"]
+        assert not drained.done()
+        model.gate.set()
+        await drained
+        assert await statuses([admitted]) == ["OK"]
+
+    engine = run(main, [model])
+    assert engine.accounts[UNKNOWN].refused == {"no such model or version": 1}
+    assert sum(engine.accounts["m"].refused.values()) == 4
+
+
+def test_a_swapped_model_finishes_what_it_was_given() -> None:
+    old, new = StubModel(), StubModel()
+
+    async def main(engine: Engine) -> None:
+        old.gate.clear()
+        tasks = [ask(engine, 0), ask(engine, 1)]
+        await settle()
+        engine.put_model(new)  # type: ignore[arg-type]
+        tasks.append(ask(engine, 2))
+        await settle()
+        old.gate.set()
+        assert await statuses(tasks) == ["OK"] * 3
+
+    run(main, [old])
+    assert (old.runs, new.runs) == ([[0.0], [1.0]], [[2.0]])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    events=st.lists(
+        st.tuples(st.sampled_from(["ask", "cancel", "wait", "drain"]), st.integers(0, 30), st.booleans()), max_size=30
+    ),
+    threads=st.integers(1, 3),
+    batched=st.booleans(),
+)
+def test_every_request_is_in_exactly_one_place_whatever_happens(
+    events: list[tuple[str, int, bool]], threads: int, batched: bool
+) -> None:
+    model = StubModel(took_ms=1, batched=batched)
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def main(engine: Engine) -> None:
+        for event, number, flag in events:
+            if event == "ask":
+                tasks.append(ask(engine, -1.0 if flag else float(number), number))
+            elif event == "cancel" and tasks:
+                tasks[number % len(tasks)].cancel()
+            elif event == "wait":
+                await asyncio.sleep(number / 10_000)
+            elif event == "drain" and flag:
+                engine.draining = True
+            account = engine.accounts["m"]
+            assert account.under_way >= engine.queued
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    engine = run(main, [model], threads=threads, queue_limit=4)
+    account = engine.accounts["m"]
+    assert account.received <= len(tasks)  # one cancelled before it began was never received
+    assert account.done == sum(not task.cancelled() and task.exception() is None for task in tasks)
+    refusals = sum(isinstance(task.exception(), Refused) for task in tasks if not task.cancelled())
+    counted = sum(account.refused.values()) + sum(account.failed.values())
+    assert counted <= refusals <= counted + account.expired
+
+
+# --- estimates -----------------------------------------------------------------------------------------------------
+
+
+@given(times=st.lists(st.integers(1, 10**9), min_size=1, max_size=200))
+def test_an_estimate_is_the_quantile_of_the_window(times: list[int]) -> None:
+    runs = RunTimes({})
+    for took_ns in times:
+        runs.add(1, took_ns)
+    window = np.sort(times[-64:])
+    low, high = (np.quantile(window, 0.95, method=method) for method in ("lower", "higher"))
+    assert runs.estimate_ns(1) in (low, high)
+    assert runs.fastest_ns() == window[0]
+
+
+def test_rows_never_seen_are_taken_in_proportion_to_the_nearest() -> None:
+    runs = RunTimes({1: 100, 8: 400})
+    assert [runs.estimate_ns(rows) for rows in (1, 2, 5, 8, 16)] == [100, 200, 400, 400, 800]
+    assert RunTimes({}).estimate_ns(4) == 0
+
+
+@given(
+    jobs=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 10)), max_size=7),
+    free=st.lists(st.integers(0, 10), min_size=1, max_size=3),
+    first=st.integers(0, 7),
+)
+def test_the_feasibility_of_a_queue_is_that_of_a_tick_by_tick_simulation(
+    jobs: list[tuple[int, int]], free: list[int], first: int
+) -> None:
+    waiting, busy_until, late = list(enumerate(jobs)), list(free), False
+    for now in itertools.count():
+        for worker in range(len(busy_until)):
+            while waiting and busy_until[worker] <= now:
+                index, (deadline, duration) = waiting.pop(0)
+                busy_until[worker] = now + duration
+                late |= index >= first and now + duration > deadline
+        if not waiting:
+            break
+    assert all_in_time(jobs, free, first) == (not late)
