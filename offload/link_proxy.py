@@ -16,7 +16,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
@@ -30,7 +30,10 @@ link would idle."""
 TURN_NS = 2_000_000
 MIN_CHUNK_BYTES = 1500
 MAX_CHUNK_BYTES = 64 << 10
-SOCKET_BUFFER_BYTES = 64 << 10
+BUFFER_BYTES = 64 << 10
+KERNEL_BUFFER_BYTES = 128 << 10
+"""Left alone it grows to megabytes, a queue that no link has. Of less, or less after the start, loopback's segments of
+64 KiB make stalls of 200 ms."""
 MAX_IN_FLIGHT_BYTES = 16 << 20
 MAX_CONNECTIONS = 256
 RETRY_S = 0.5
@@ -106,7 +109,10 @@ class LinkProxy:
 
     async def __aenter__(self) -> LinkProxy:
         """Listen. Raises OSError if the port cannot be had."""
-        self._server = await asyncio.start_server(self._serve, self.host, self.port, limit=SOCKET_BUFFER_BYTES)
+        family, *_, address = (await _addresses(self.host, self.port))[0]
+        listening = socket.create_server(address[:2], family=family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)  # for all that it accepts
+        self._server = await asyncio.start_server(self._serve, sock=listening, limit=BUFFER_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
         self._began_ns = time.monotonic_ns() - self._start_ns
         return self
@@ -125,6 +131,11 @@ class LinkProxy:
     def now_ns(self) -> int:
         """The link's time."""
         return time.monotonic_ns() - self._began_ns
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are now."""
+        return len(self._tasks)
 
     def cut(self) -> None:
         """From now on nothing arrives, either way, until `restore`."""
@@ -166,14 +177,14 @@ class LinkProxy:
         """One connection, from its opening to its end."""
         await self._travel(self.link.rtt_ns(self.now_ns))
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self._target, limit=SOCKET_BUFFER_BYTES)
+            far_reader, far_writer = await _connection(*self._target)
         except OSError:
             self.statistics.refused += 1
             _reset(writer)
             return
         ends = (writer, far_writer)
         for end in ends:
-            _bound_buffers(end)
+            end.transport.set_write_buffer_limits(high=BUFFER_BYTES)
         up, down = _Pipe(self._up, reader, far_writer), _Pipe(self._down, far_reader, writer)
         try:
             await _together(up.take_in(), up.hand_on(), down.take_in(), down.hand_on())
@@ -300,10 +311,27 @@ async def _cancel(tasks: Iterable[asyncio.Future[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _bound_buffers(writer: asyncio.StreamWriter) -> None:
-    """Kernel buffers grow to megabytes by themselves; a link has no such queue."""
-    writer.transport.set_write_buffer_limits(high=SOCKET_BUFFER_BYTES)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+async def _addresses(host: str, port: int) -> Sequence[tuple[Any, ...]]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def _connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, the kernel's buffer being bounded from the start. Raises OSError."""
+    refusal = OSError("no address")
+    for family, kind, protocol, _, address in await _addresses(host, port):
+        connecting = socket.socket(family, kind, protocol)
+        try:
+            connecting.setblocking(False)
+            connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
+            await asyncio.get_running_loop().sock_connect(connecting, address)
+            return await asyncio.open_connection(sock=connecting, limit=BUFFER_BYTES)
+        except OSError as error:
+            refusal = error
+            connecting.close()
+        except BaseException:
+            connecting.close()
+            raise
+    raise refusal
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
