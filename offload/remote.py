@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
-from offload.executors import Ran, TaskLost, TaskTooLate
+from offload.executors import Ran, TaskLost, TaskTooLate, nothing_heard
 from offload.remote_stream import (
     Connection,
     Failed,
@@ -85,7 +86,8 @@ class RemoteExecutor:
     address: HOST:PORT. clock: the manager's, which deadlines are of and which must run at the pace of time. stream: one
     stream for all requests, else unary calls. codec: of input tensors, where the server knows it. silence_s: a ping
     without answer for so long, while nothing else comes in, is a lost connection; on links slower than a megabit a
-    second raise it. counts: what became of the requests. Raises UserError for a token that would travel in clear.
+    second raise it. counts: what became of the requests. on_upload: called with a task when the server has said that it
+    has all of it; set it to be told, on the stream, by servers that can. Raises UserError for a token in clear.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class RemoteExecutor:
         if codec not in CODECS:
             raise ValueError(f"codec {codec!r} is none of {CODECS}")
         self.counts = RemoteCounts()
+        self.on_upload: Callable[[Task], None] = nothing_heard
         self._address = address
         self._clock = clock
         self._access = access or RemoteAccess()
@@ -133,8 +136,9 @@ class RemoteExecutor:
     async def run(self, task: Task, option: Option, payload: Any) -> Ran:
         """Run a task; payload: the input tensor, or a mapping of tensors by name. outputs: tensors by name.
 
-        upload_ns is the time on the link beyond a round trip of nothing, the way back included; 0 where the server does
-        not say what it took. Raises TaskLost, TaskTooLate. Cancelling takes the request back.
+        upload_ns is the time on the link beyond a round trip of nothing: until the server said that it had all, or,
+        where it was not asked to, with the way back; 0 where it does not even say what it took itself. Raises TaskLost,
+        TaskTooLate. Cancelling takes the request back.
         """
         began_ns = self._clock.now_ns
         sending: Sending | None = None
@@ -144,7 +148,7 @@ class RemoteExecutor:
             self._put_timeout(sending.message, task.deadline_ns - self._clock.now_ns, upload_bytes, connection.rtt_ns)
             began_ns = self._clock.now_ns
             response = await self._answer(connection, sending, task.deadline_ns - began_ns)
-            ran = self._ran(response, self._clock.now_ns - began_ns, upload_bytes, connection.rtt_ns)
+            ran = self._ran(response, sending, self._clock.now_ns - began_ns, upload_bytes, connection.rtt_ns)
         except Failed as failure:
             raise self._given_up(failure, task, sent=sending is not None and sending.sent) from None
         except asyncio.CancelledError:
@@ -178,7 +182,9 @@ class RemoteExecutor:
         upload_bytes = put_tensors(message.inputs, message.raw_input_contents, as_tensors(payload, name), codec)
         if upload_bytes + 4096 > self._max_message_bytes:
             raise Failed("TOO_LARGE", "larger than the message limit")
-        return Sending(message), upload_bytes
+        if self.on_upload is not nothing_heard and connection.streams and "tercel_ack" in connection.extensions:
+            message.parameters["tercel_ack"].bool_param = True
+        return Sending(message, partial(self.on_upload, task)), upload_bytes
 
     def _put_timeout(self, message: Any, remaining_ns: int, upload_bytes: int, rtt_ns: int) -> None:
         """Tell the server what time it has: what is left without the link's part. Of that no more than half is taken
@@ -192,7 +198,7 @@ class RemoteExecutor:
         ask = connection.ask if connection.streams else connection.unary
         return await ask(sending, remaining_ns / 1e9)
 
-    def _ran(self, response: Any, took_ns: int, upload_bytes: int, rtt_ns: int) -> Ran:
+    def _ran(self, response: Any, sending: Sending, took_ns: int, upload_bytes: int, rtt_ns: int) -> Ran:
         """The result, and what of its time was the link's. Raises Failed."""
         try:
             outputs = get_tensors(response.outputs, response.raw_output_contents)
@@ -203,7 +209,8 @@ class RemoteExecutor:
         if "tercel_compute_ns" in said:
             server_ns = max(0, said["tercel_queue_ns"].int64_param) + max(0, said["tercel_compute_ns"].int64_param)
             server_ns = min(server_ns, took_ns)
-            upload_ns = max(0, took_ns - server_ns - rtt_ns)
+            link_ns = took_ns - server_ns if sending.upload_s is None else int(sending.upload_s * 1e9)
+            upload_ns = max(0, link_ns - rtt_ns)
             self._link_times.add(upload_bytes, upload_ns)
         return Ran(outputs, upload_ns=upload_ns, upload_bytes=upload_bytes, rtt_ns=rtt_ns, server_ns=server_ns)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,13 +86,18 @@ class Failed(Exception):
 
 
 class Sending:
-    """A request on its way: whether it has gone up, and the stream's answer to it."""
+    """A request on its way. sent: whether it has begun to go up; upload_s: how long that took, round trip included, if
+    the server has said when it had all of it, which received is called at; answer: the stream's.
+    """
 
-    __slots__ = ("answer", "message", "sent")
+    __slots__ = ("answer", "began_s", "message", "received", "sent", "upload_s")
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, received: Callable[[], None] | None = None) -> None:
         self.message = message
+        self.received = received
         self.sent = False
+        self.began_s = 0.0
+        self.upload_s: float | None = None
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
@@ -253,6 +258,7 @@ class Connection:
                         continue  # taken back before its turn came
                     if sending is not None:
                         sending.sent = True
+                        sending.began_s = asyncio.get_running_loop().time()
                     await self._call.write(message)
                 self._wake.clear()
                 await self._wake.wait()
@@ -274,6 +280,9 @@ class Connection:
 
     def _answer(self, reply: Any) -> None:
         response = reply.infer_response
+        if "tercel_received" in response.parameters:
+            self._acknowledged(response.id)
+            return
         sending = self._pending.pop(response.id, None)
         if sending is None:
             answered = self._ended.get(response.id)
@@ -292,6 +301,13 @@ class Connection:
             sending.answer.set_exception(Failed(status or "UNKNOWN", reply.error_message))
         else:
             sending.answer.set_result(response)
+
+    def _acknowledged(self, key: str) -> None:
+        sending = self._pending.get(key)
+        if sending is not None and sending.upload_s is None:
+            sending.upload_s = self._heard_s - sending.began_s
+            if sending.received is not None:
+                sending.received()
 
     # --- the watch ---
 

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 WINDOW = 64
-"""Runs that an estimate looks back on."""
+AGE_NS = 3_000_000_000
+"""An estimate looks back on so many runs, and so far: a machine that was slow for a while is soon fast again."""
 QUANTILE = 0.95
 
 
@@ -23,34 +24,37 @@ class RunTimes:
     known_ns: rows -> time, as measured when the model was loaded; what stands in until a run has shown it.
     """
 
-    def __init__(self, known_ns: Mapping[int, int], window: int = WINDOW, quantile: float = QUANTILE) -> None:
-        self._window = window
-        self._quantile = quantile
-        self._order: dict[int, deque[int]] = {}
+    def __init__(self, known_ns: Mapping[int, int], now_ns: int) -> None:
+        self._order: dict[int, deque[tuple[int, int]]] = {}
         self._sorted: dict[int, list[int]] = {}
         for rows, took_ns in known_ns.items():
-            self.add(rows, took_ns)
+            self.add(rows, took_ns, now_ns)
 
-    def add(self, rows: int, took_ns: int) -> None:
+    def add(self, rows: int, took_ns: int, now_ns: int) -> None:
         """A run has ended."""
         bucket = _bucket(rows)
         order = self._order.setdefault(bucket, deque())
-        ordered = self._sorted.setdefault(bucket, [])
-        order.append(took_ns)
-        insort(ordered, took_ns)
-        if len(order) > self._window:
-            del ordered[bisect_left(ordered, order.popleft())]
+        order.append((now_ns, took_ns))
+        insort(self._sorted.setdefault(bucket, []), took_ns)
+        if len(order) > WINDOW:
+            self._drop_oldest(bucket)
 
-    def estimate_ns(self, rows: int) -> int:
+    def estimate_ns(self, rows: int, now_ns: int) -> int:
         """What a run is taken to take; for rows never seen, in proportion to the nearest; 0 before the first run."""
         bucket = _bucket(rows)
-        ordered = self._sorted.get(bucket)
-        if ordered:
-            return ordered[int(self._quantile * (len(ordered) - 1) + 0.5)]
+        if bucket in self._order:
+            order, ordered = self._order[bucket], self._sorted[bucket]
+            while len(order) > 1 and now_ns - order[0][0] > AGE_NS:
+                self._drop_oldest(bucket)
+            return ordered[int(QUANTILE * (len(ordered) - 1) + 0.5)]
         if not self._sorted:
             return 0
         nearest = min(self._sorted, key=lambda seen: (abs(seen.bit_length() - bucket.bit_length()), seen))
-        return self.estimate_ns(nearest) * bucket // nearest
+        return self.estimate_ns(nearest, now_ns) * bucket // nearest
+
+    def _drop_oldest(self, bucket: int) -> None:
+        ordered = self._sorted[bucket]
+        del ordered[bisect_left(ordered, self._order[bucket].popleft()[1])]
 
     def fastest_ns(self) -> int:
         """The shortest of the last times, of any number of rows: who has less left than this is late for certain."""

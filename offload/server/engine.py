@@ -56,7 +56,7 @@ class _Served:
 
     def __init__(self, model: Model, now_ns: int) -> None:
         self.model = model
-        self.times = RunTimes(model.took_ns)
+        self.times = RunTimes(model.took_ns, now_ns)
         self.last_run_ns = now_ns
 
     def hope_ns(self, rows: int, now_ns: int) -> int:
@@ -64,7 +64,7 @@ class _Served:
         idle_ns = now_ns - self.last_run_ns
         if idle_ns > 10 * STALE_NS:
             return 0
-        estimate_ns = self.times.estimate_ns(rows)
+        estimate_ns = self.times.estimate_ns(rows, now_ns)
         return min(estimate_ns, self.times.fastest_ns()) if idle_ns > STALE_NS else estimate_ns
 
 
@@ -134,7 +134,7 @@ class Engine:
 
     def estimate_ns(self, name: str) -> int:
         """What a run of one row of a served model is taken to take."""
-        return self._served[name].times.estimate_ns(1)
+        return self._served[name].times.estimate_ns(1, self._clock_ns())
 
     # --- requests ---
 
@@ -201,7 +201,7 @@ class Engine:
         if order[0] <= now_ns:
             return False
         at = bisect_left(self._queue, order, key=lambda request: request.order)
-        jobs = [(one.deadline_ns - REPLY_NS, one.served.times.estimate_ns(one.rows)) for one in self._queue]
+        jobs = [(one.deadline_ns - REPLY_NS, one.served.times.estimate_ns(one.rows, now_ns)) for one in self._queue]
         jobs.insert(at, (order[0] - REPLY_NS, served.hope_ns(rows, now_ns)))
         busy = [max(now_ns, ends_ns) for ends_ns in self._running.values()]
         return all_in_time(jobs, busy + [now_ns] * (self._threads - len(busy)), first=at)
@@ -231,7 +231,7 @@ class Engine:
                 break
             served = batch[0].served
             run = next(self._runs)
-            self._running[run] = now_ns + served.times.estimate_ns(sum(one.rows for one in batch))
+            self._running[run] = now_ns + served.times.estimate_ns(sum(one.rows for one in batch), now_ns)
             served.last_run_ns = now_ns
             self.accounts[served.model.name].runs += 1
             work = partial(_run, served.model, [one.tensors for one in batch])
@@ -259,7 +259,7 @@ class Engine:
         served, rows = batch[0].served, batch[0].rows
         for one in self._queue[1:BATCH_ROWS] if served.model.batched else ():
             rows += one.rows
-            ends_ns = now_ns + served.times.estimate_ns(rows)
+            ends_ns = now_ns + served.times.estimate_ns(rows, now_ns)
             if one.served is not served or rows > BATCH_ROWS or ends_ns + REPLY_NS > batch[0].deadline_ns:
                 break
             batch.append(one)
@@ -274,7 +274,7 @@ class Engine:
         account = self.accounts[served.model.name]
         results = [Rejected("the server stopped")] * len(batch) if ran.cancelled() else ran.result()
         if not isinstance(results[0], Rejected):
-            served.times.add(sum(one.rows for one in batch), now_ns - began_ns)
+            served.times.add(sum(one.rows for one in batch), now_ns - began_ns, now_ns)
             account.computed.add(now_ns - began_ns)
         for one, result in zip(batch, results, strict=True):
             if one.future.done():  # its caller has gone, and is counted

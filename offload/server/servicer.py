@@ -16,7 +16,7 @@ from offload.wire import messages as pb
 from offload.wire.tensors import get_tensors, put_tensors
 from tercel.core.errors import Rejected, require
 
-EXTENSIONS = ("model_repository", "tercel_cancel", "tercel_codec")
+EXTENSIONS = ("model_repository", "tercel_ack", "tercel_cancel", "tercel_codec")
 STREAM_LIMIT = 256
 """Requests of one stream that are under way at most; beyond them it is not read."""
 
@@ -134,8 +134,21 @@ class _Stream:
                 task.cancel()
 
     async def _answer(self, request: Any) -> None:
+        # Beside the run, which must not wait for it; the answer comes after it, for writes keep their order.
+        told = asyncio.ensure_future(self._acknowledge(request)) if "tercel_ack" in request.parameters else None
         response = await self._servicer._stream_infer(request)
+        if told is not None:
+            await told
         self._by_id.pop(request.id, None)  # from here on it cannot be taken back: a write broken off ends the stream
+        await self._put(response)
+
+    async def _acknowledge(self, request: Any) -> None:
+        response = pb.ModelStreamInferResponse()
+        response.infer_response.id = request.id
+        response.infer_response.parameters["tercel_received"].bool_param = True
+        await self._put(response)
+
+    async def _put(self, response: Any) -> None:
         async with self._writing:
             await self._context.write(response)
 

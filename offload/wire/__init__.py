@@ -6,14 +6,17 @@ Requests (all optional; a server that does not know one of ours skips it):
                      sooner counts. Relative, so that no clock of one machine is compared with another's; the client
                      takes off what it expects the link to take.
     tercel_cancel    true, on the stream: forget the request of this id. It has no inputs and no answer.
+    tercel_ack       true, on the stream: say when all of the request is here.
     tercel_codec     of one input tensor: "zlib" or "jpeg"; its raw contents are coded. Shape and datatype are those of
                      the tensor that comes out.
 
 Responses:
     tercel_queue_ns, tercel_compute_ns    int64, from arrival to start of the run, and of the run.
     tercel_status                         on the stream, beside error_message: the status that a unary call ends with.
+    tercel_received                       true, on the stream: the acknowledgement that was asked for; no answer yet.
 
-Servers that know tercel_cancel and tercel_codec name them in ServerMetadata's extensions; the client asks first.
+Servers that know tercel_cancel, tercel_ack and tercel_codec name them in ServerMetadata's extensions; the client asks
+first.
 
 Statuses, the same on both ways:
     RESOURCE_EXHAUSTED    refused by admission: it would not be done in time, the queue is full, or it is too large

@@ -360,19 +360,30 @@ def test_every_request_is_in_exactly_one_place_whatever_happens(
 
 @given(times=st.lists(st.integers(1, 10**9), min_size=1, max_size=200))
 def test_an_estimate_is_the_quantile_of_the_window(times: list[int]) -> None:
-    runs = RunTimes({})
+    runs = RunTimes({}, 0)
     for took_ns in times:
-        runs.add(1, took_ns)
+        runs.add(1, took_ns, 0)
     window = np.sort(times[-64:])
     low, high = (np.quantile(window, 0.95, method=method) for method in ("lower", "higher"))
-    assert runs.estimate_ns(1) in (low, high)
+    assert runs.estimate_ns(1, 0) in (low, high)
     assert runs.fastest_ns() == window[0]
 
 
 def test_rows_never_seen_are_taken_in_proportion_to_the_nearest() -> None:
-    runs = RunTimes({1: 100, 8: 400})
-    assert [runs.estimate_ns(rows) for rows in (1, 2, 5, 8, 16)] == [100, 200, 400, 400, 800]
-    assert RunTimes({}).estimate_ns(4) == 0
+    runs = RunTimes({1: 100, 8: 400}, 0)
+    assert [runs.estimate_ns(rows, 0) for rows in (1, 2, 5, 8, 16)] == [100, 200, 400, 400, 800]
+    assert RunTimes({}, 0).estimate_ns(4, 0) == 0
+
+
+def test_times_of_a_slow_while_are_forgotten_but_never_all() -> None:
+    runs = RunTimes({1: 10}, 0)
+    for second in range(1, 5):
+        runs.add(1, 100, second * 1000 * MS)
+    assert runs.estimate_ns(1, 4000 * MS) == 100
+    runs.add(1, 10, 5000 * MS)
+    assert runs.estimate_ns(1, 5000 * MS) == 100
+    assert runs.estimate_ns(1, 7500 * MS) == 10
+    assert runs.estimate_ns(1, 10**6 * MS) == 10
 
 
 @given(
