@@ -57,8 +57,8 @@ def decisions_at(now_ms: float, decisions: Iterable[Decision]) -> Log:
 class Driver:
     """Runs tasks by a policy.
 
-    edge_ns, cloud_ns: how long a run takes, as expected unless said. A run in the cloud is cut off at its deadline; where
-    cloud_ns says None it is lost after lost_after_ns.
+    edge_ns, cloud_ns: how long a run takes, as expected unless said. A run in the cloud is cut off at its deadline;
+    where cloud_ns says None it is lost after lost_after_ns.
     """
 
     def __init__(
