@@ -46,7 +46,11 @@ class RunTimes:
             order, ordered = self._order[bucket], self._sorted[bucket]
             while len(order) > 1 and now_ns - order[0][0] > AGE_NS:
                 self._drop_oldest(bucket)
-            return ordered[int(QUANTILE * (len(ordered) - 1) + 0.5)]
+            quantile_ns = ordered[int(QUANTILE * (len(ordered) - 1) + 0.5)]
+            if len(order) < 3:
+                return quantile_ns
+            # Two slow runs of three are no accident, and need not first fill a twentieth of the window.
+            return max(quantile_ns, sorted((order[-1][1], order[-2][1], order[-3][1]))[1])
         if not self._sorted:
             return 0
         nearest = min(self._sorted, key=lambda seen: (abs(seen.bit_length() - bucket.bit_length()), seen))

@@ -28,9 +28,9 @@ NO_DEADLINE_NS = 60_000_000_000
 """What a request without a deadline gets."""
 REPLY_NS = 1_000_000
 """Kept free between the end of a run and the deadline, for the answer to be written."""
-STALE_NS = 1_000_000_000
-"""A model that has not run for so long is taken to be as fast as it ever was of late; one that has not for ten times so
-long is tried whatever is known of it. Or an estimate that has grown wrong, and refuses everything, would stay."""
+TRY_NS = 1_000_000_000
+"""A model all of whose requests were refused for so long is tried with one that seems too late: only a run can show
+that an estimate has grown wrong."""
 
 
 class Refused(Exception):
@@ -57,15 +57,11 @@ class _Served:
     def __init__(self, model: Model, now_ns: int) -> None:
         self.model = model
         self.times = RunTimes(model.took_ns, now_ns)
-        self.last_run_ns = now_ns
+        self.refusing_since_ns: int | None = None  # the first refusal since it last ran
 
-    def hope_ns(self, rows: int, now_ns: int) -> int:
-        """What a new run is taken to take; less than the estimate where that is stale."""
-        idle_ns = now_ns - self.last_run_ns
-        if idle_ns > 10 * STALE_NS:
-            return 0
-        estimate_ns = self.times.estimate_ns(rows, now_ns)
-        return min(estimate_ns, self.times.fastest_ns()) if idle_ns > STALE_NS else estimate_ns
+    def is_tried(self, now_ns: int) -> bool:
+        """Whether the next request is admitted even if it seems too late."""
+        return self.refusing_since_ns is not None and now_ns - self.refusing_since_ns > TRY_NS
 
 
 class _Request:
@@ -81,7 +77,7 @@ class _Request:
         self.deadline_ns = deadline_ns
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.order = (deadline_ns, 0)
-        self.probe = served.hope_ns(self.rows, arrived_ns) == 0  # runs even if it seems too late for that
+        self.probe = served.is_tried(arrived_ns)
 
     def __lt__(self, other: _Request) -> bool:
         return self.order < other.order
@@ -192,6 +188,8 @@ class Engine:
             raise Refused("INVALID_ARGUMENT", str(error)) from None
         request = _Request(served, tensors, now_ns, deadline_ns)
         request.order = order
+        if request.probe:
+            served.refusing_since_ns = now_ns
         if request.rows != 1 and not self._feasible(served, request.rows, order, now_ns):
             raise Refused("RESOURCE_EXHAUSTED", "would not be done in time")
         return request
@@ -202,9 +200,14 @@ class Engine:
             return False
         at = bisect_left(self._queue, order, key=lambda request: request.order)
         jobs = [(one.deadline_ns - REPLY_NS, one.served.times.estimate_ns(one.rows, now_ns)) for one in self._queue]
-        jobs.insert(at, (order[0] - REPLY_NS, served.hope_ns(rows, now_ns)))
+        took_ns = 0 if served.is_tried(now_ns) else served.times.estimate_ns(rows, now_ns)
+        jobs.insert(at, (order[0] - REPLY_NS, took_ns))
         busy = [max(now_ns, ends_ns) for ends_ns in self._running.values()]
-        return all_in_time(jobs, busy + [now_ns] * (self._threads - len(busy)), first=at)
+        if all_in_time(jobs, busy + [now_ns] * (self._threads - len(busy)), first=at):
+            return True
+        if served.refusing_since_ns is None:
+            served.refusing_since_ns = now_ns
+        return False
 
     def _forget(self, request: _Request, account: Account) -> None:
         """Its caller has gone, for its deadline or for reasons of its own."""
@@ -232,7 +235,7 @@ class Engine:
             served = batch[0].served
             run = next(self._runs)
             self._running[run] = now_ns + served.times.estimate_ns(sum(one.rows for one in batch), now_ns)
-            served.last_run_ns = now_ns
+            served.refusing_since_ns = None
             self.accounts[served.model.name].runs += 1
             work = partial(_run, served.model, [one.tensors for one in batch])
             ran = asyncio.get_running_loop().run_in_executor(self._pool, work)

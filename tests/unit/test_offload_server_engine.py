@@ -144,17 +144,23 @@ def test_what_cannot_be_in_time_is_refused_at_once_and_never_read() -> None:
 
 def test_the_work_ahead_counts_and_a_newcomer_may_not_make_an_admitted_one_late() -> None:
     model = StubModel(took_ms=30)
+    model.gate.clear()
 
     async def main(engine: Engine) -> None:
-        first = [ask(engine, 0, 1000), ask(engine, 1, 100)]  # one runs, one waits and must begin within 70 ms
+        # The clock stands: 0 is taken to run until 30 ms, 1 behind it until 60, and 2, more urgent, pushes it to 90.
+        admitted = [ask(engine, 0, 1000), ask(engine, 1, 100), ask(engine, 2, 90), ask(engine, 5, 1000)]
         await settle()
-        more = [ask(engine, 2, 90), ask(engine, 3, 95), ask(engine, 4, 110), ask(engine, 5, 1000)]
-        # 90 ms would be enough for 2 itself (30 + 30), but 1 would then end at 90 of 100: both fit. 3 would push 1 out.
-        assert await statuses(first + more) == ["OK", "OK", "OK", *["RESOURCE_EXHAUSTED"] * 2, "OK"]
+        refused = [ask(engine, 3, 95), ask(engine, 4, 110), ask(engine, 6, 120)]
+        await settle()
+        assert engine.queued == 3
+        assert await statuses(refused) == ["RESOURCE_EXHAUSTED"] * 3
+        last = ask(engine, 7, 122)
+        await settle()
+        model.gate.set()
+        assert await statuses([*admitted, last]) == ["OK"] * 5
 
-    engine = run(main, [model])
-    assert engine.accounts["m"].late == 0
-    assert [values[0] for values in model.runs] == [0, 2, 1, 5]
+    run(main, [model], clock_ns=lambda: 0)
+    assert [values[0] for values in model.runs] == [0, 2, 1, 7, 5]
 
 
 def test_an_expired_request_is_dropped_from_the_queue_and_answered() -> None:
@@ -267,8 +273,10 @@ def test_a_wrong_estimate_is_tried_again_after_a_while() -> None:
     async def main(engine: Engine) -> None:
         model.took_ns[1] = 0  # in truth it is quick
         assert await statuses([ask(engine, 1, 100)]) == ["RESOURCE_EXHAUSTED"]
-        now[0] += 11_000 * MS
-        assert await statuses([ask(engine, 2, 100)]) == ["OK"]
+        now[0] += 900 * MS
+        assert await statuses([ask(engine, 1, 100)]) == ["RESOURCE_EXHAUSTED"]
+        now[0] += 200 * MS
+        assert await statuses([ask(engine, 2, 100), ask(engine, 3, 100)]) == ["OK", "RESOURCE_EXHAUSTED"]
 
     run(main, [model], clock_ns=lambda: now[0])
 
@@ -365,7 +373,8 @@ def test_an_estimate_is_the_quantile_of_the_window(times: list[int]) -> None:
         runs.add(1, took_ns, 0)
     window = np.sort(times[-64:])
     low, high = (np.quantile(window, 0.95, method=method) for method in ("lower", "higher"))
-    assert runs.estimate_ns(1, 0) in (low, high)
+    latest = np.median(times[-3:]) if len(times) >= 3 else 0
+    assert runs.estimate_ns(1, 0) in (max(low, latest), max(high, latest))
     assert runs.fastest_ns() == window[0]
 
 
