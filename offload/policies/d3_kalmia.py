@@ -15,7 +15,7 @@ from bisect import insort
 
 from offload.policies.edge_cloud import EdgeCloudPolicy
 from offload.policies.policy import NO_PLACE, Decision, PolicyContext
-from offload.tasks import Option, Task, TaskKind
+from offload.tasks import Task, TaskKind
 
 EXTENSION_DIVISOR = 10
 
@@ -32,9 +32,6 @@ class D3Kalmia(EdgeCloudPolicy):
     def key(self, task: Task, edge_ns: int) -> float:  # noqa: ARG002
         """The time of arrival."""
         return task.created_ns
-
-    def _worth(self, task: Task, option: Option) -> bool:  # noqa: ARG002
-        return True
 
     def _place(self, now_ns: int, task: Task, decisions: list[Decision]) -> None:
         if self._try_both(now_ns, task, task.deadline_ns, decisions):

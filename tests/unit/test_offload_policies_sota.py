@@ -14,7 +14,7 @@ from offload.policies.dedas import Dedas
 from offload.policies.edge_cloud import EdgeCloudPolicy
 from offload.policies.policy import EXPIRED, NO_PLACE, PolicyContext
 from offload.tasks import Task, TaskKind
-from tests.unit.policy_driver import MS_NS, Driver, Log, make_kind, make_task
+from tests.unit.policy_driver import MS_NS, Driver, Log, decisions_at, make_kind, make_task
 
 BUSY = make_kind("busy", 5000, edge=(450, 50))
 URGENT = make_kind("urgent", 1000, (600, 90), (1200, 90))
@@ -86,6 +86,13 @@ def test_a_relaxed_task_is_not_started_once_its_deadline_has_passed() -> None:
     tasks.append(make_task(3, URGENT, 4000))
     log = replay(D3Kalmia, tasks)
     assert [what for _, what, number in log if number == 1] == [EXPIRED]
+
+
+def test_a_relaxed_task_that_comes_after_its_deadline_is_not_started_anywhere() -> None:
+    relaxed, low = make_kind("relaxed", 1000, (10, 10), (10, 10)), make_kind("low", 9000, (1, 1))
+    for at_ms, expected in ((995, "edge"), (999, "edge"), (1000, NO_PLACE)):
+        policy = D3Kalmia(PolicyContext((relaxed, low, URGENT, BUSY), 1, None))
+        assert decisions_at(0, policy.arrived(at_ms * MS_NS, make_task(1, relaxed, 0))) == [(0, expected, 1)]
 
 
 # --- SOTA2: Dedas
