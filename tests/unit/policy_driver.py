@@ -93,6 +93,8 @@ class Driver:
         assert not self.waiting, f"never ended: {sorted(self.waiting)}"
         assert self.policy.wake_ns is None, "waits for something when nothing is left"
         assert set(self.outcomes) == {task.id for task in tasks}
+        for holds_tasks in ("_queue", "_deferred", "_running_until_ns", "_refused", "_probes"):
+            assert not getattr(self.policy, holds_tasks, None), f"{holds_tasks} would grow for ever"
         return self.log
 
     def _at(self, when_ns: int, order: int, happen: Callable[[int], None]) -> None:

@@ -304,6 +304,7 @@ def test_a_probe_in_time_ends_the_cooling_and_is_all_that_is_known() -> None:
     policy.arrived(10_010 * MS_NS, make_task(102, KIND, 10_010))  # cools again
     policy.woken(10_291 * MS_NS)
     policy.ended(10_491 * MS_NS, done_in_cloud(probe, 250))
+    assert not policy._probes
     assert policy.arrived(10_500 * MS_NS, make_task(103, KIND, 10_500)) == []
     assert policy.wake_ns == (10_500 + 500 - 250 - 10) * MS_NS
 
