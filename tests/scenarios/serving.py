@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -33,7 +34,8 @@ class Served:
     """`tercel serve` in a process. address: where it listens; lines: what it has said so far."""
 
     def __init__(self, models: Path, *options: object, listen: str = "127.0.0.1:0") -> None:
-        self._account = models.parent / "account.json"
+        self._folder = tempfile.TemporaryDirectory()
+        self._account = Path(self._folder.name) / "account.json"
         words = ["--models", models, "--listen", listen, "--json", self._account, *options]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -86,8 +88,8 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
+        self._folder.cleanup()
 
 
 class Relay:
