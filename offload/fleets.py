@@ -239,7 +239,7 @@ def _read_file(path: Path, *, is_included: bool = False) -> _File:
         base = _read_file(_beside(path, content["include"]), is_included=True)
     link = _mapping(content.get("link", base.link if base else None), f"{path}: link")
     spread = base.spread if base and "spread" not in content else content.get("spread", {})
-    given = _mapping(content["kinds"], f"{path}: kinds") if "kinds" in content or base is None else {}
+    given = _mapping(content.get("kinds"), f"{path}: kinds") if "kinds" in content or base is None else {}
     profiled = _located(f"{path}: link", load_link, link)
     kinds = dict(base.kinds) if base else {}
     for name, value in given.items():
@@ -259,6 +259,8 @@ def _beside(path: Path, name: Any) -> Path:
     found = path.parent / name
     if found.resolve().parent != path.parent.resolve():
         raise UserError(f"{path}: include: {name} leads out of its folder; copy it there")
+    if not found.is_file():
+        raise UserError(f"{path}: include: no file {name} lies beside it")
     return found
 
 

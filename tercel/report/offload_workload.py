@@ -117,14 +117,15 @@ def _timelines(run: SimulationRun, name: str, held: dict[str, Held]) -> tuple[st
     cursors = '<i class="cursor" hidden></i>' * len(columns)
     boxes = len(shown.day.links)
     many = f" Policies: all {boxes} boxes together; the link is the first one's." * (boxes > 1)
-    keys = '<span class="key outage"></span> the link carries nothing' * any(
-        "band outage" in shape for shape in panel.shapes
-    )
-    keys += ' <span class="key hot"></span> the board is slow' * bool(shown.day.slowdowns)
+    keys = []
+    if any("band outage" in shape for shape in panel.shapes):
+        keys.append('<span class="key outage"></span> the link carries nothing. ')
+    if shown.day.slowdowns:
+        keys.append('<span class="key hot"></span> the board is slow. ')
     html = (
         f'<figure class="card"><div class="wide" tabindex="0">{panel.html(background=cursors)}</div><figcaption>'
-        f"Seed {run.options.seeds[0]}, in bins of {number((edges_ns[1] - edges_ns[0]) / 1e9)} s.{many} {keys} "
-        "The strokes show the stretch of the chart below.</figcaption></figure>"
+        f"Seed {run.options.seeds[0]}, in bins of {number((edges_ns[1] - edges_ns[0]) / 1e9)} s.{many} {''.join(keys)}"
+        "The upright strokes show the stretch of the charts below.</figcaption></figure>"
     )
     return html, [[round(100 * c.left / panel.width, 3), round(100 * c.width / panel.width, 3)] for c in columns]
 
