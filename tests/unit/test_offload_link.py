@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
@@ -21,7 +21,7 @@ from offload.link import (
     link_from_text,
     load_link,
 )
-from offload.traces import steps_trace
+from offload.traces import UNITS_PER_BYTE, steps_trace
 from tercel.core.errors import UserError
 
 S = 10**9
@@ -91,6 +91,7 @@ def walked_ns(link: TraceLink, now_ns: int, size_bytes: int) -> int | None:
 
 
 @given(LINKS, INSTANTS_NS, st.integers(0, 5 * S), SIZES_BYTES, SIZES_BYTES)
+@settings(deadline=None)
 def test_an_upload_that_begins_later_or_is_larger_never_ends_earlier(
     link: Link, now_ns: int, delay_ns: int, size_bytes: int, more_bytes: int
 ) -> None:
@@ -102,6 +103,7 @@ def test_an_upload_that_begins_later_or_is_larger_never_ends_earlier(
 
 
 @given(LINKS, INSTANTS_NS, INSTANTS_NS, INSTANTS_NS)
+@settings(deadline=None)
 def test_capacities_of_neighbouring_intervals_add_up(link: Link, a_ns: int, b_ns: int, c_ns: int) -> None:
     first_ns, middle_ns, last_ns = sorted((a_ns, b_ns, c_ns))
     parts = link.capacity_bytes(first_ns, middle_ns) + link.capacity_bytes(middle_ns, last_ns)
@@ -110,6 +112,7 @@ def test_capacities_of_neighbouring_intervals_add_up(link: Link, a_ns: int, b_ns
 
 
 @given(LINKS, INSTANTS_NS, st.integers(1, 200_000))
+@settings(deadline=None)
 def test_an_upload_ends_at_the_first_nanosecond_at_which_it_fits(link: Link, now_ns: int, size_bytes: int) -> None:
     sent_ns = link.sent_ns(now_ns, size_bytes)
     if sent_ns is None:
@@ -120,6 +123,7 @@ def test_an_upload_ends_at_the_first_nanosecond_at_which_it_fits(link: Link, now
 
 
 @given(LINKS, INSTANTS_NS, SIZES_BYTES, SIZES_BYTES)
+@settings(deadline=None)
 def test_two_uploads_end_to_end_take_no_longer_than_one_of_both_but_for_rounding(
     link: Link, now_ns: int, first_bytes: int, second_bytes: int
 ) -> None:
@@ -133,14 +137,15 @@ def test_two_uploads_end_to_end_take_no_longer_than_one_of_both_but_for_rounding
 
 
 @given(trace_links(), INSTANTS_NS, st.integers(1, 200_000))
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 def test_a_trace_agrees_with_a_walk_through_its_pieces(link: TraceLink, now_ns: int, size_bytes: int) -> None:
-    if sum(link.trace.rates_bps) * link.trace.period_ns < 10**13:
-        return  # the walk would take for ever
+    rounds = size_bytes * UNITS_PER_BYTE / max(1, link.trace.units[-1])
+    assume(min(rounds, MAX_OUTAGE_NS / link.trace.period_ns) < 500)  # or the walk would take for ever
     assert link.sent_ns(now_ns, size_bytes) == walked_ns(link, now_ns, size_bytes)
 
 
 @given(LINKS, INSTANTS_NS)
+@settings(deadline=None)
 def test_nothing_takes_no_time_and_less_than_nothing_is_a_mistake(link: Link, now_ns: int) -> None:
     assert link.sent_ns(now_ns, 0) == now_ns
     with pytest.raises(ValueError, match="at least 0"):
@@ -148,6 +153,7 @@ def test_nothing_takes_no_time_and_less_than_nothing_is_a_mistake(link: Link, no
 
 
 @given(trace_links(), INSTANTS_NS, SIZES_BYTES)
+@settings(deadline=None)
 def test_an_offset_is_a_shift_of_time(link: TraceLink, now_ns: int, size_bytes: int) -> None:
     unshifted = TraceLink(link.trace)
     sent_ns = unshifted.sent_ns(now_ns + link.offset_ns, size_bytes)
@@ -232,12 +238,12 @@ def test_a_call_takes_microseconds_on_a_long_trace() -> None:
     times_ns = list(range(0, 400_001 * MS, MS))
     link: Link = TraceLink(steps_trace(times_ns, [k % 7 * 1_000_000 for k in range(400_000)]))
     took_s = []
-    for _ in range(5):
+    for _ in range(20):
         began_s = time.perf_counter()
-        for k in range(2000):
-            link.sent_ns(k * 217 * MS, 40_000)
+        for k in range(500):
+            link.sent_ns(k * 817 * MS, 40_000)
         took_s.append(time.perf_counter() - began_s)
-    assert min(took_s) / 2000 < 20e-6
+    assert min(took_s) / 500 < 50e-6  # 4 on an idle machine; a walk would take thousands
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

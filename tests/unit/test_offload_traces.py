@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.link import TraceLink, load_link
@@ -50,6 +50,7 @@ def nth_opportunity_ms(stamps_ms: list[int], now_ms: int, count: int) -> int:
     st.integers(0, 150),
     st.integers(1, 60),
 )
+@settings(deadline=None)
 def test_whole_packets_leave_at_the_opportunities_that_mm_link_gives(
     tmp_path_factory: pytest.TempPathFactory, stamps_ms: list[int], now_ms: int, packets: int
 ) -> None:
@@ -278,6 +279,7 @@ def test_other_mistakes_with_files_are_one_line_too(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(alphabet='0123456789,.-naif\n\r" time_sbandwidth_mbps', max_size=200))
+@settings(deadline=None)
 def test_any_bytes_are_a_trace_or_a_users_mistake(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     source = trace_file(tmp_path_factory.mktemp("any"), content)
     try:
