@@ -1,28 +1,32 @@
 """A schedule that a clairvoyant would follow: feasible, worth its exact utility, guided by the bound's prices.
 
-Lanes are filled by a beam search over time. A state is when each lane is free and what has lately been run; its score
-is what it has lost against the bound so far: the reduced cost of each run, lanes left idle at the going price, tasks
-whose last start has passed. States meet in slices of time, and the best few of each go on. The uplink then takes what
-is left, the most utility per byte first, in order of latest departure.
+Each axis, lanes and uplink, is filled by a beam search along it. A state is where each lane is free and what has lately
+been run; its score is what it has lost so far against the bound: the reduced cost of each run, stretches left idle at
+the going price, tasks whose last start has passed. States meet in slices of the axis, and the best few of each go on.
+Lanes come first, then the uplink with what is left; then lanes again, knowing what the uplink could take.
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offload.bound_ways import Prices, Ways, cheapest
+from offload.bound_ways import Prices, Requests, Ways, cheapest
 from offload.scenario import ColdStarts, Day
 
 Array = NDArray[Any]
 
 SLICE_NS = 25_000_000
 BEAM = 12
+BRANCHES = 6
+ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -39,181 +43,214 @@ class Run:
 
 
 def clairvoyant_schedule(day: Day, box: int, ways: Ways, prices: Prices, *, beam: int = BEAM) -> list[Run]:
-    """Runs of one box in the order in which they begin on the lanes, then of uploads. The rest is dropped.
+    """Runs of one box: those on lanes in order of start, then uploads. The rest is dropped.
 
     Each is timed as `offload.simulator` times it. With cold starts, a run that is late for one is sent all the same: it
     warms an instance.
     """
     link_price = cheapest(ways.link, prices.link_edges_bytes, prices.link)
-    on_lanes = _fill_lanes(ways, prices, ways.gain - link_price, beam)
-    rows = np.flatnonzero(day.box == box)
-    runs, tails = [], {}
-    for way, start_ns in on_lanes:
-        if ways.link.used[way]:
-            tails[way] = start_ns
-        else:
-            runs.append(Run(int(rows[ways.task[way]]), int(ways.option[way]), start_ns, -1, float(ways.gain[way])))
-    busy = {int(ways.task[way]) for way, _ in on_lanes}
-    return runs + _time_uploads(day, box, rows, ways, _order_uploads(ways, busy, tails), tails)
+    value = ways.gain - link_price
+    elsewhere = _best_of(ways, ~ways.lane.used, value)
+    best: list[Run] = []
+    for _ in range(ROUNDS):
+        on_lanes = _fill(
+            ways.lane, ways, prices.lane_edges_ns, prices.lane, value, elsewhere, beam, SLICE_NS, ways.lanes
+        )
+        uploads, all_fit = _order_uploads(ways, prices, on_lanes, beam)
+        runs = _timed(day, box, ways, on_lanes, uploads)
+        if sum(run.utility for run in runs) > sum(run.utility for run in best):
+            best = runs
+        if all_fit:
+            break
+        sent = np.zeros(len(ways.task), bool)
+        sent[uploads] = True
+        elsewhere = _best_of(ways, sent & ~ways.lane.used, ways.gain)
+    return best
 
 
-# --- lanes ---------------------------------------------------------------------------------------------------------
+def _best_of(ways: Ways, which: Array, value: Array) -> Array:
+    """The best value among some ways of each task, at least 0."""
+    best = np.zeros(ways.tasks)
+    np.maximum.at(best, ways.task[which], value[which])
+    return best
 
 
-class _LaneLosses:
-    """What runs and waiting lose against the bound, at the bound's prices."""
+# --- one axis ------------------------------------------------------------------------------------------------------
 
-    def __init__(self, ways: Ways, prices: Prices, value: Array) -> None:
-        lane_price = cheapest(ways.lane, prices.lane_edges_ns, prices.lane)
-        best, rest = np.zeros(ways.tasks), np.zeros(ways.tasks)
-        np.maximum.at(best, ways.task, value - lane_price)
-        np.maximum.at(rest, ways.task[~ways.lane.used], value[~ways.lane.used])
+
+class _Losses:
+    """What runs and idle stretches lose against the bound, at its prices.
+
+    value (W,): of each way before this axis is paid for; elsewhere (N,): what each task earns if it is not run here.
+    """
+
+    def __init__(
+        self, requests: Requests, ways: Ways, edges: Array, price: Array, value: Array, elsewhere: Array
+    ) -> None:
+        used = requests.used
+        best = np.maximum(elsewhere, _best_of(ways, used, value - cheapest(requests, edges, price)))
         last = np.full(ways.tasks, -1.0)
-        np.maximum.at(last, ways.task[ways.lane.used], ways.lane.last[ways.lane.used])
-        self._grid_ns = float(prices.lane_edges_ns[1]) if len(prices.lane) else 1.0
-        self._price: list[float] = [*prices.lane.tolist(), 0.0]
-        self._worth: list[float] = np.concatenate(
-            [[0.0], np.cumsum(prices.lane * np.diff(prices.lane_edges_ns))]
-        ).tolist()
-        self._excess: list[float] = (best[ways.task] - value).tolist()
-        self.length: list[float] = ways.lane.length.tolist()
-        self._miss = (best - rest).tolist()
-        self._last = last.tolist()
+        np.maximum.at(last, ways.task[used], requests.last[used])
         order = np.argsort(last, kind="stable")
-        self._lasts = last[order].tolist()
-        self._missed: list[float] = np.concatenate([[0.0], np.cumsum((best - rest)[order])]).tolist()
+        self.length: list[float] = requests.length.tolist()
+        self._edges: list[float] = edges.tolist()
+        self._price: list[float] = [*price.tolist(), 0.0]
+        self._worth: list[float] = np.concatenate([[0.0], np.cumsum(price * np.diff(edges))]).tolist()
+        self._excess: list[float] = (best[ways.task] - value).tolist()
+        self._miss: list[float] = (best - elsewhere).tolist()
+        self._last: list[float] = last.tolist()
+        self._lasts: list[float] = last[order].tolist()
+        self._missed: list[float] = np.concatenate([[0.0], np.cumsum((best - elsewhere)[order])]).tolist()
 
-    def worth(self, time_ns: float) -> float:
-        """Price of a lane from the run's start to then."""
-        cell = min(int(time_ns // self._grid_ns), len(self._price) - 1)
-        return self._worth[cell] + (time_ns - cell * self._grid_ns) * self._price[cell]
+    def worth(self, where: float) -> float:
+        """Price of the axis from its start to there."""
+        cell = bisect_right(self._edges, where) - 1
+        return self._worth[cell] + (where - self._edges[cell]) * self._price[cell]
 
-    def run(self, way: int, start_ns: float, worth: float) -> float:
-        """Of running a way from then on, worth being that of its start."""
-        return self._excess[way] + self.worth(start_ns + self.length[way]) - worth
+    def run(self, way: int, start: float, worth: float) -> float:
+        """Of running a way from there on, worth being that of its start."""
+        return self._excess[way] + self.worth(start + self.length[way]) - worth
 
-    def passed(self, from_ns: float, to_ns: float, done: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
-        """Of tasks whose last start lies in [from_ns, to_ns), but those done; and which of these still matter."""
-        low, high = bisect_left(self._lasts, from_ns), bisect_left(self._lasts, to_ns)
+    def passed(self, begin: float, end: float, done: tuple[int, ...]) -> tuple[float, tuple[int, ...]]:
+        """Of tasks whose last start lies in [begin, end), but those done; and which of these could start again."""
+        low, high = bisect_left(self._lasts, begin), bisect_left(self._lasts, end)
         loss = self._missed[high] - self._missed[low]
         if loss > 0:
-            loss -= sum(self._miss[task] for task in done if from_ns <= self._last[task] < to_ns)
-        return loss, tuple(task for task in done if self._last[task] >= to_ns)
+            loss -= sum(self._miss[task] for task in done if begin <= self._last[task] < end)
+        return loss, tuple(task for task in done if self._last[task] >= end)
 
 
 _State = tuple[float, tuple[float, ...], tuple[int, ...], Any]
-"""Loss; when each lane is free, ascending; tasks run that could start again; (the node before, way, start)."""
+"""Loss; where each lane is free, ascending; tasks run that could start again; (the node before, way, start)."""
+_Live = list[tuple[int, float, float, int]]
+"""Way, first and last start, task of what can be begun about here."""
 
 
-def _fill_lanes(ways: Ways, prices: Prices, value: Array, beam: int) -> list[tuple[int, int]]:
-    """(way, start in ns) of what is run on lanes, in order of start."""
-    losses = _LaneLosses(ways, prices, value)
-    usable = np.flatnonzero(ways.lane.used)
-    usable = usable[np.argsort(ways.lane.first[usable], kind="stable")]
-    firsts = ways.lane.first[usable].tolist()
-    live: list[tuple[int, float, float, int]] = []
-    coming = list(
-        zip(usable.tolist(), firsts, ways.lane.last[usable].tolist(), ways.task[usable].tolist(), strict=True)
-    )
-    slices: dict[int, dict[Any, _State]] = {0: {None: (0.0, (0.0,) * ways.lanes, (), None)}}
+def _fill(
+    requests: Requests,
+    ways: Ways,
+    edges: Array,
+    price: Array,
+    value: Array,
+    elsewhere: Array,
+    beam: int,
+    slice_length: float,
+    lanes: int = 1,
+) -> list[tuple[int, float]]:
+    """(way, start) of what is run on an axis, in order of start."""
+    losses = _Losses(requests, ways, edges, price, value, elsewhere)
+    rows = np.flatnonzero(requests.used)
+    rows = rows[np.argsort(requests.first[rows], kind="stable")]
+    columns = (rows, requests.first[rows], requests.last[rows], ways.task[rows])
+    coming: _Live = list(zip(*(column.tolist() for column in columns), strict=True))
+    firsts = [entry[1] for entry in coming]
+    live: _Live = []
+    slices: dict[int, dict[Any, _State]] = {0: {None: (0.0, (0.0,) * lanes, (), None)}}
     queue, seen = [0], 0
     finished: _State | None = None
     while queue:
         now = heapq.heappop(queue)
-        while seen < len(coming) and coming[seen][1] < (now + 1) * SLICE_NS:
+        while seen < len(coming) and coming[seen][1] < (now + 1) * slice_length:
             live.append(coming[seen])
             seen += 1
-        live = [entry for entry in live if entry[2] >= now * SLICE_NS]
-        waiting = sorted(slices.pop(now).values(), key=lambda state: state[0])[:beam]
-        for state in waiting:  # grows while it is gone through, by states of the same slice
-            next_first = bisect_right(firsts, state[1][0])
-            if next_first == len(firsts) and not any(entry[2] >= state[1][0] for entry in live):
-                end = losses.passed(state[1][0], float("inf"), state[2])[0] + state[0]
-                finished = (end, *state[1:]) if finished is None or end < finished[0] else finished
+        live = [entry for entry in live if entry[2] >= now * slice_length]
+        meeting = sorted(slices.pop(now).values(), key=lambda state: state[0])[:beam]
+        for state in meeting:  # grows while it is gone through, by states of the same slice
+            following = bisect_right(firsts, state[1][0])
+            if following == len(firsts) and not any(entry[2] >= state[1][0] for entry in live):
+                lost = state[0] + losses.passed(state[1][0], float("inf"), state[2])[0]
+                finished = (lost, *state[1:]) if finished is None or lost < finished[0] else finished
                 continue
-            wait_ns = firsts[next_first] if next_first < len(firsts) else float(ways.end_ns + 1)
-            for child in _followers(state, live, losses, wait_ns):
-                slice_ = int(child[1][0] // SLICE_NS)
-                if slice_ == now:
-                    waiting.append(child)
+            wait = firsts[following] if following < len(firsts) else max(float(edges[-1]), state[1][0]) + 1
+            for child in _followers(state, live, losses, wait):
+                at = int(child[1][0] // slice_length)
+                if at == now:
+                    meeting.append(child)
                     continue
-                if slice_ not in slices:
-                    slices[slice_] = {}
-                    heapq.heappush(queue, slice_)
-                known = slices[slice_].get(child[1:3])
+                if at not in slices:
+                    slices[at] = {}
+                    heapq.heappush(queue, at)
+                known = slices[at].get(child[1:3])
                 if known is None or child[0] < known[0]:
-                    slices[slice_][child[1:3]] = child
+                    slices[at][child[1:3]] = child
     return _trail(finished[3] if finished else None)
 
 
-def _followers(
-    state: _State, live: list[tuple[int, float, float, int]], losses: _LaneLosses, wait_ns: float
-) -> list[_State]:
+def _followers(state: _State, live: _Live, losses: _Losses, wait: float) -> list[_State]:
     """What can come next on the lane that is free first: any task that is there, or waiting for the next one."""
     loss, free, done, node = state
-    now_ns = free[0]
-    worth = losses.worth(now_ns)
-    following: list[tuple[float, float, tuple[int, ...], Any]] = [(losses.worth(wait_ns) - worth, wait_ns, done, node)]
-    for way, first_ns, last_ns, task in live:
-        if first_ns <= now_ns <= last_ns and task not in done:
-            end_ns = now_ns + losses.length[way]
-            following.append((losses.run(way, now_ns, worth), end_ns, (*done, task), (node, way, now_ns)))
+    now = free[0]
+    worth = losses.worth(now)
+    following: list[tuple[float, float, tuple[int, ...], Any]] = [(losses.worth(wait) - worth, wait, done, node)]
+    for way, first, last, task in live:
+        if first <= now <= last and task not in done:
+            end = now + losses.length[way]
+            following.append((losses.run(way, now, worth), end, (*done, task), (node, way, now)))
     states: list[_State] = []
-    for lost, lane_ns, ran, trail in following:
-        lanes = tuple(sorted((*free[1:], lane_ns)))
-        passed, still = losses.passed(now_ns, lanes[0], ran)
+    for lost, end, ran, trail in nsmallest(BRANCHES, following, key=itemgetter(0)):
+        lanes = tuple(sorted((*free[1:], end)))
+        passed, still = losses.passed(now, lanes[0], ran)
         states.append((loss + lost + passed, lanes, tuple(sorted(still)), trail))
     return states
 
 
-def _trail(node: Any) -> list[tuple[int, int]]:
+def _trail(node: Any) -> list[tuple[int, float]]:
     runs = []
     while node is not None:
-        node, way, start_ns = node
-        runs.append((way, int(start_ns)))
+        node, way, start = node
+        runs.append((way, start))
     return runs[::-1]
 
 
 # --- uplink --------------------------------------------------------------------------------------------------------
 
 
-def _order_uploads(ways: Ways, busy: set[int], tails: dict[int, int]) -> list[int]:
-    """Ways whose uploads fit one after another on the link's axis, in that order; tails first of all."""
-    length = np.maximum(ways.link.length, 1e-9)
-    only_link = np.flatnonzero(ways.link.used & ~ways.lane.used)
-    density = ways.gain[only_link] / length[only_link]
-    candidates = [*tails, *only_link[np.argsort(-density, kind="stable")].tolist()]
-    released = ways.link.first.copy()
-    for way, start_ns in tails.items():
-        released[way] = ways.carried(np.array([start_ns + ways.lane.length[way]]))[0]
-    first, last, size = released.tolist(), ways.link.last.tolist(), ways.link.length.tolist()
-    due: list[float] = []
-    order: list[int] = []
-    begins: list[float] = []
-    taken = set(busy)
-    for way in candidates:
-        task = int(ways.task[way])
-        if task in taken and way not in tails:
-            continue
-        at = bisect_right(due, last[way] + size[way])
-        pushed: list[float] = []
-        free = begins[at - 1] + size[order[at - 1]] if at else 0.0
-        for following in [way, *order[at : at + 1000]]:
-            begin = max(first[following], free)
-            position = at + len(pushed) - 1
-            if pushed and begin <= begins[position]:
-                break
-            pushed.append(begin)
-            if begin > last[following]:
-                break
-            free = begin + size[following]
-        if pushed[-1] > last[([way, *order[at : at + len(pushed)]])[len(pushed) - 1]]:
-            continue
-        due.insert(at, last[way] + size[way])
-        order.insert(at, way)
-        begins[at : at + len(pushed) - 1] = pushed
-        taken.add(task)
-    return order
+def _order_uploads(ways: Ways, prices: Prices, on_lanes: list[tuple[int, float]], beam: int) -> tuple[list[int], bool]:
+    """Ways that fit one after another on the link's axis, in that order, tails of what was run on lanes among them; and
+    whether that is all that there was to send.
+    """
+    heads = np.array([way for way, _ in on_lanes], np.int64)
+    tails = heads[ways.link.used[heads]]
+    used = ways.link.used & ~ways.lane.used & ~np.isin(ways.task, ways.task[heads])
+    used[tails] = True
+    first = ways.link.first.copy()
+    starts = dict(on_lanes)
+    ended_ns = np.array([starts[way] + ways.lane.length[way] for way in tails.tolist()])
+    first[tails] = ways.carried(ended_ns)
+    requests = replace(ways.link, used=used & (first <= ways.link.last), first=first)
+    order = _in_order_of_departure(requests)
+    if order is not None and len(np.unique(ways.task[order])) == len(order):
+        return order, True
+    end = prices.link_edges_bytes[-1]
+    slice_length = max(1.0, end * SLICE_NS / max(1, ways.end_ns))
+    nothing = np.zeros(ways.tasks)
+    filled = _fill(requests, ways, prices.link_edges_bytes, prices.link, ways.gain, nothing, beam, slice_length)
+    return [way for way, _ in filled], False
+
+
+def _in_order_of_departure(requests: Requests) -> list[int] | None:
+    """All of them by latest departure, if each can depart in time; None: not so."""
+    order = np.flatnonzero(requests.used)
+    order = order[np.lexsort((order, requests.last[order] + requests.length[order]))]
+    free = 0.0
+    for way in order.tolist():
+        begin = max(free, float(requests.first[way]))
+        if begin > requests.last[way]:
+            return None
+        free = begin + float(requests.length[way])
+    return [int(way) for way in order]
+
+
+def _timed(day: Day, box: int, ways: Ways, on_lanes: list[tuple[int, float]], uploads: list[int]) -> list[Run]:
+    rows = np.flatnonzero(day.box == box)
+    runs, heads = [], {}
+    for way, start_ns in on_lanes:
+        if ways.link.used[way]:
+            heads[way] = int(start_ns)
+        else:
+            row, option = int(rows[ways.task[way]]), int(ways.option[way])
+            runs.append(Run(row, option, int(start_ns), -1, float(ways.gain[way])))
+    return runs + _time_uploads(day, box, rows, ways, uploads, heads)
 
 
 def _time_uploads(day: Day, box: int, rows: Array, ways: Ways, order: list[int], tails: dict[int, int]) -> list[Run]:
