@@ -39,14 +39,15 @@ def choose_stretches(day: Day, runs: Sequence[Run], box: int) -> tuple[list[int]
     until = np.concatenate([[0.0], np.cumsum(telling)])
     first, end = (np.searchsorted(day.created_ns, at) for at in (starts_ns, starts_ns + STRETCH_NS))
     scores = until[end] - until[first]
-    parts = [part for part in np.array_split(np.arange(len(starts_ns)), STRETCHES) if len(part)]
+    parts = [part.tolist() for part in np.array_split(np.arange(len(starts_ns)), STRETCHES) if len(part)]
     chosen: list[int] = []
-    for part in parts:
-        free = [i for i in part.tolist() if not chosen or starts_ns[i] >= starts_ns[chosen[-1]] + STRETCH_NS]
+    for part in sorted(parts, key=lambda part: -float(scores[part].max())):  # the most telling first, so it is whole
+        free = [i for i in part if all(abs(starts_ns[i] - starts_ns[other]) >= STRETCH_NS for other in chosen)]
         if free:
             chosen.append(max(free, key=lambda i: (scores[i], -i)))
-    best = max(range(len(chosen)), key=lambda i: (scores[chosen[i]], -i))
-    return [int(starts_ns[i]) for i in chosen], best
+    best = chosen[0]
+    chosen.sort()
+    return [int(starts_ns[i]) for i in chosen], chosen.index(best)
 
 
 def stacked(spans: Sequence[tuple[int, int]]) -> list[int]:
