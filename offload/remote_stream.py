@@ -281,7 +281,9 @@ class Connection:
     def _answer(self, reply: Any) -> None:
         response = reply.infer_response
         if "tercel_received" in response.parameters:
-            self._acknowledged(response.id)
+            acknowledged = self._pending.get(response.id)
+            if acknowledged is not None and acknowledged.upload_s is None:
+                self._acknowledged(acknowledged)
             return
         sending = self._pending.pop(response.id, None)
         if sending is None:
@@ -296,18 +298,18 @@ class Connection:
         self._remember(response.id, answered=True)
         if sending.answer.done():
             return
+        if "tercel_ack" in sending.message.parameters and sending.upload_s is None and not reply.error_message:
+            self._acknowledged(sending)  # an answer so quick says it, too
         if reply.error_message:
             status = response.parameters["tercel_status"].string_param if response.parameters else ""
             sending.answer.set_exception(Failed(status or "UNKNOWN", reply.error_message))
         else:
             sending.answer.set_result(response)
 
-    def _acknowledged(self, key: str) -> None:
-        sending = self._pending.get(key)
-        if sending is not None and sending.upload_s is None:
-            sending.upload_s = self._heard_s - sending.began_s
-            if sending.received is not None:
-                sending.received()
+    def _acknowledged(self, sending: Sending) -> None:
+        sending.upload_s = self._heard_s - sending.began_s
+        if sending.received is not None:
+            sending.received()
 
     # --- the watch ---
 

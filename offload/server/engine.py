@@ -33,6 +33,11 @@ TRY_NS = 1_000_000_000
 that an estimate has grown wrong."""
 
 
+QUICK_NS = 200_000
+"""A run that took less than this when the model was loaded is done on the event loop: a thread's two wake-ups cost
+more than the loop loses by it."""
+
+
 class Refused(Exception):
     """No answer. status: of gRPC, see offload.wire; reason: short and without numbers, so that it can be counted."""
 
@@ -57,6 +62,7 @@ class _Served:
     def __init__(self, model: Model, now_ns: int) -> None:
         self.model = model
         self.times = RunTimes(model.took_ns, now_ns)
+        self.quick_rows = max((rows for rows, ns in model.took_ns.items() if ns < QUICK_NS), default=0)
         self.refusing_since_ns: int | None = None  # the first refusal since it last ran
 
     def is_tried(self, now_ns: int) -> bool:
@@ -64,10 +70,10 @@ class _Served:
         return self.refusing_since_ns is not None and now_ns - self.refusing_since_ns > TRY_NS
 
 
-class _Request:
-    """An admitted request. They are ordered by deadline, then by arrival."""
+class Request:
+    """An admitted request; future: of its answer. They are ordered by deadline, then by arrival."""
 
-    __slots__ = ("arrived_ns", "deadline_ns", "future", "order", "probe", "rows", "served", "tensors")
+    __slots__ = ("arrived_ns", "deadline_ns", "forgotten", "future", "order", "probe", "rows", "served", "tensors")
 
     def __init__(self, served: _Served, tensors: Mapping[str, Array], arrived_ns: int, deadline_ns: int) -> None:
         self.served = served
@@ -77,9 +83,10 @@ class _Request:
         self.deadline_ns = deadline_ns
         self.future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.order = (deadline_ns, 0)
+        self.forgotten = False
         self.probe = served.is_tried(arrived_ns)
 
-    def __lt__(self, other: _Request) -> bool:
+    def __lt__(self, other: Request) -> bool:
         return self.order < other.order
 
 
@@ -101,7 +108,7 @@ class Engine:
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="model")
         self._served: dict[str, _Served] = {}
-        self._queue: list[_Request] = []
+        self._queue: list[Request] = []
         self._orders = count()
         self._running: dict[int, int] = {}  # run -> when it is expected to end
         self._runs = count()
@@ -141,6 +148,12 @@ class Engine:
 
         Raises Refused. A caller that is cancelled leaves nothing in the queue.
         """
+        return await self.answer(self.submit(name, read, timeout_ns=timeout_ns, version=version))
+
+    def submit(
+        self, name: str, read: Callable[[Model], Mapping[str, Array]], *, timeout_ns: int | None, version: str = ""
+    ) -> Request:
+        """Like infer, up to the waiting: a request that is admitted, and may be done already. Raises Refused."""
         arrived_ns = self._clock_ns()
         served = self._served.get(name)
         account = self.accounts.setdefault(name if served else UNKNOWN, Account())
@@ -156,10 +169,14 @@ class Engine:
             raise
         insort(self._queue, request)
         self._dispatch()
+        return request
+
+    async def answer(self, request: Request) -> Answer:
+        """Wait for a request that was submitted; who submits and does not wait must forget it. Raises Refused."""
         try:
             return await request.future
         except asyncio.CancelledError:
-            self._forget(request, account)
+            self.forget(request)
             raise
 
     def _admitted(
@@ -169,7 +186,7 @@ class Engine:
         read: Callable[[Model], Mapping[str, Array]],
         now_ns: int,
         deadline_ns: int,
-    ) -> _Request:
+    ) -> Request:
         """The request, if it can be in time and is sound. Raises Refused."""
         if self.draining:
             raise Refused("UNAVAILABLE", "the server drains")
@@ -186,7 +203,7 @@ class Engine:
             served.model.check(tensors)
         except Rejected as error:
             raise Refused("INVALID_ARGUMENT", str(error)) from None
-        request = _Request(served, tensors, now_ns, deadline_ns)
+        request = Request(served, tensors, now_ns, deadline_ns)
         request.order = order
         if request.probe:
             served.refusing_since_ns = now_ns
@@ -209,13 +226,17 @@ class Engine:
             served.refusing_since_ns = now_ns
         return False
 
-    def _forget(self, request: _Request, account: Account) -> None:
-        """Its caller has gone, for its deadline or for reasons of its own."""
-        if not request.future.cancelled():  # it had ended, and was counted, just before
-            request.future.exception()
+    def forget(self, request: Request) -> None:
+        """Take a request back: its caller has gone, for its deadline or other reasons. Nothing if it has ended."""
+        if request.forgotten:
+            return
+        request.forgotten = True
+        if not request.future.cancel() and not request.future.cancelled():
+            request.future.exception()  # it had ended, and was counted, just before
             return
         if request in self._queue:
             self._queue.remove(request)
+        account = self.accounts[request.served.model.name]
         if self._clock_ns() >= request.deadline_ns:
             account.expired += 1
         else:
@@ -233,11 +254,15 @@ class Engine:
             if not batch:
                 break
             served = batch[0].served
-            run = next(self._runs)
-            self._running[run] = now_ns + served.times.estimate_ns(sum(one.rows for one in batch), now_ns)
+            rows = sum(one.rows for one in batch)
             served.refusing_since_ns = None
             self.accounts[served.model.name].runs += 1
             work = partial(_run, served.model, [one.tensors for one in batch])
+            if rows <= served.quick_rows:
+                self._answer(batch, now_ns, work())
+                continue
+            run = next(self._runs)
+            self._running[run] = now_ns + served.times.estimate_ns(rows, now_ns)
             ran = asyncio.get_running_loop().run_in_executor(self._pool, work)
             ran.add_done_callback(partial(self._ended, run, batch, now_ns))
         self._note_empty()
@@ -254,7 +279,7 @@ class Engine:
             if not head.future.done():
                 head.future.set_exception(Refused("DEADLINE_EXCEEDED", "deadline passed in the queue"))
 
-    def _next_batch(self, now_ns: int) -> list[_Request]:
+    def _next_batch(self, now_ns: int) -> list[Request]:
         """The head of the queue, with those behind it that it can be joined with and still be in time."""
         if not self._queue:
             return []
@@ -269,13 +294,18 @@ class Engine:
         del self._queue[: len(batch)]
         return batch
 
-    def _ended(self, run: int, batch: list[_Request], began_ns: int, ran: asyncio.Future[Any]) -> None:
-        """A run is over: answer those who still wait, and go on."""
-        now_ns = self._clock_ns()
+    def _ended(self, run: int, batch: list[Request], began_ns: int, ran: asyncio.Future[Any]) -> None:
+        """A worker is free again."""
         del self._running[run]
+        gone: list[dict[str, Array] | Rejected] = [Rejected("the server stopped")] * len(batch)
+        self._answer(batch, began_ns, gone if ran.cancelled() else ran.result())
+        self._dispatch()
+
+    def _answer(self, batch: list[Request], began_ns: int, results: list[dict[str, Array] | Rejected]) -> None:
+        """Give those who still wait what a run has given, and count it."""
+        now_ns = self._clock_ns()
         served = batch[0].served
         account = self.accounts[served.model.name]
-        results = [Rejected("the server stopped")] * len(batch) if ran.cancelled() else ran.result()
         if not isinstance(results[0], Rejected):
             served.times.add(sum(one.rows for one in batch), now_ns - began_ns, now_ns)
             account.computed.add(now_ns - began_ns)
@@ -290,7 +320,6 @@ class Engine:
                 account.done += 1
                 account.late += now_ns > one.deadline_ns
                 one.future.set_result(Answer(result, began_ns - one.arrived_ns, now_ns - began_ns))
-        self._dispatch()
 
     # --- the end ---
 

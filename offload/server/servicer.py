@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import tercel
-from offload.server.engine import VERSION, Answer, Engine, Refused
+from offload.server.engine import VERSION, Answer, Engine, Refused, Request
 from offload.server.models import Array, Model
 from offload.wire import messages as pb
 from offload.wire.tensors import get_tensors, put_tensors
@@ -75,7 +75,8 @@ class InferenceServicer:
         """One request. A call that is cancelled, or past its deadline, leaves the queue."""
         remaining_s = context.time_remaining()
         try:
-            return await self._infer(request, None if remaining_s is None else int(remaining_s * 1e9))
+            submitted = self.submit(request, None if remaining_s is None else int(remaining_s * 1e9))
+            return await self.answer(request, submitted)
         except Refused as refusal:
             return await context.abort(getattr(self._codes, refusal.status), refusal.reason)
 
@@ -83,22 +84,21 @@ class InferenceServicer:
         """Requests under way side by side, matched by id, answered as they end; errors are answers, too."""
         await _Stream(self, context).serve()
 
-    async def _infer(self, request: Any, timeout_ns: int | None) -> Any:
-        """The answer's message. Raises Refused."""
+    def submit(self, request: Any, timeout_ns: int | None) -> Request:
+        """Give a message to the engine. timeout_ns: what is left of the call's own deadline. Raises Refused."""
         if "timeout" in request.parameters:
             wanted_ns = request.parameters["timeout"].int64_param * 1000
             timeout_ns = wanted_ns if timeout_ns is None else min(timeout_ns, wanted_ns)
-        answer = await self._engine.infer(
-            request.model_name, partial(_read, request), timeout_ns=timeout_ns, version=request.model_version
-        )
-        return _response(request, answer)
+        read = partial(_read, request)
+        return self._engine.submit(request.model_name, read, timeout_ns=timeout_ns, version=request.model_version)
 
-    async def _stream_infer(self, request: Any) -> Any:
-        """The answer's message, or the error's."""
-        try:
-            return pb.ModelStreamInferResponse(infer_response=await self._infer(request, None))
-        except Refused as refusal:
-            return _error(request, refusal.status, refusal.reason)
+    async def answer(self, request: Any, submitted: Request) -> Any:
+        """The answer's message, once there is one. Raises Refused."""
+        return _response(request, await self._engine.answer(submitted))
+
+    def forget(self, submitted: Request) -> None:
+        """Take it back; nothing if it has ended."""
+        self._engine.forget(submitted)
 
 
 class _Stream:
@@ -121,22 +121,37 @@ class _Stream:
                 if "tercel_cancel" in request.parameters:
                     self._cancel(request.id)
                     continue
-                await self._room.acquire()
-                task = loop.create_task(self._answer(request))
+                try:
+                    submitted = self._servicer.submit(request, None)
+                except Refused as refusal:
+                    await self._put(_error(request, refusal))
+                    continue
+                if submitted.future.done():
+                    await self._put(await self._answer(request, submitted))
+                    continue
+                task = loop.create_task(self._answer_later(request, submitted))
                 self._tasks.add(task)
                 if request.id:
                     self._by_id[request.id] = task
-                task.add_done_callback(partial(self._over, request.id))
+                task.add_done_callback(partial(self._over, request.id, submitted))
+                await self._room.acquire()
             while self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
             for task in self._tasks:
                 task.cancel()
 
-    async def _answer(self, request: Any) -> None:
+    async def _answer(self, request: Any, submitted: Request) -> Any:
+        """The answer's message, or the error's."""
+        try:
+            return pb.ModelStreamInferResponse(infer_response=await self._servicer.answer(request, submitted))
+        except Refused as refusal:
+            return _error(request, refusal)
+
+    async def _answer_later(self, request: Any, submitted: Request) -> None:
         # Beside the run, which must not wait for it; the answer comes after it, for writes keep their order.
         told = asyncio.ensure_future(self._acknowledge(request)) if "tercel_ack" in request.parameters else None
-        response = await self._servicer._stream_infer(request)
+        response = await self._answer(request, submitted)
         if told is not None:
             await told
         self._by_id.pop(request.id, None)  # from here on it cannot be taken back: a write broken off ends the stream
@@ -158,7 +173,8 @@ class _Stream:
         if task is not None:
             task.cancel()
 
-    def _over(self, request_id: str, task: asyncio.Task[None]) -> None:
+    def _over(self, request_id: str, submitted: Request, task: asyncio.Task[None]) -> None:
+        self._servicer.forget(submitted)  # for a task that was cancelled before its first step
         self._room.release()
         self._tasks.discard(task)
         if self._by_id.get(request_id) is task:
@@ -187,9 +203,9 @@ def _response(request: Any, answer: Answer) -> Any:
     return response
 
 
-def _error(request: Any, status: str, reason: str) -> Any:
-    response = pb.ModelStreamInferResponse(error_message=reason)
+def _error(request: Any, refusal: Refused) -> Any:
+    response = pb.ModelStreamInferResponse(error_message=refusal.reason)
     response.infer_response.id = request.id
     response.infer_response.model_name = request.model_name
-    response.infer_response.parameters["tercel_status"].string_param = status
+    response.infer_response.parameters["tercel_status"].string_param = refusal.status
     return response

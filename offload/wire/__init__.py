@@ -14,6 +14,7 @@ Responses:
     tercel_queue_ns, tercel_compute_ns    int64, from arrival to start of the run, and of the run.
     tercel_status                         on the stream, beside error_message: the status that a unary call ends with.
     tercel_received                       true, on the stream: the acknowledgement that was asked for; no answer yet.
+                                          A quick answer may come without it.
 
 Servers that know tercel_cancel, tercel_ack and tercel_codec name them in ServerMetadata's extensions; the client asks
 first.

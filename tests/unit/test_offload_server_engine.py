@@ -25,7 +25,7 @@ MS = 1_000_000
 class StubModel:
     """y = x, after the gate has opened (it is open unless told otherwise) and so many milliseconds; -1 fails."""
 
-    def __init__(self, name: str = "m", took_ms: float = 0.0, batched: bool = False) -> None:
+    def __init__(self, name: str = "m", took_ms: float = 0.3, batched: bool = False) -> None:
         self.name = name
         self.inputs = (TensorSpec("x", "FP32", (-1, 1)),)
         self.batchable = self.batched = batched
@@ -33,12 +33,14 @@ class StubModel:
         self.gate = threading.Event()
         self.gate.set()
         self.runs: list[list[float]] = []
+        self.threads: set[int] = set()
 
     def check(self, tensors: Mapping[str, np.ndarray]) -> None:
         if "x" not in tensors:
             raise Rejected("input names are not the model's")
 
     def run_joined(self, requests: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        self.threads.add(threading.get_ident())
         assert self.gate.wait(10)
         time.sleep(self.took_ns[1] / 1e9)
         values = [float(request["x"][0, 0]) for request in requests]
@@ -198,6 +200,24 @@ def test_a_cancelled_request_never_runs_and_a_running_one_is_counted_once() -> N
     assert model.runs == [[0.0]]
 
 
+def test_a_request_that_is_forgotten_twice_or_after_its_end_counts_once() -> None:
+    model = StubModel()
+    tensors = {"x": np.zeros((1, 1), np.float32)}
+
+    async def main(engine: Engine) -> None:
+        ended = engine.submit("m", lambda _: tensors, timeout_ns=None)
+        await engine.answer(ended)
+        model.gate.clear()
+        running, waiting = (engine.submit("m", lambda _: tensors, timeout_ns=None) for _ in range(2))
+        for request in (ended, waiting, running, waiting, ended):
+            engine.forget(request)
+        assert engine.queued == 0
+        model.gate.set()
+
+    engine = run(main, [model])
+    assert (engine.accounts["m"].received, engine.accounts["m"].done, engine.accounts["m"].cancelled) == (3, 1, 2)
+
+
 def test_a_failing_model_fails_its_request_and_goes_on() -> None:
     model = StubModel()
 
@@ -231,6 +251,19 @@ def test_waiting_requests_are_joined_and_one_that_fails_does_not_spoil_the_rest(
     engine = run(main, [model])
     assert model.runs[:3] == [[0.0], [1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
     assert engine.accounts["m"].runs == 5
+
+
+def test_a_very_quick_model_runs_on_the_loop_and_any_other_in_threads() -> None:
+    quick, slow = StubModel("quick", took_ms=0.05), StubModel("slow")
+
+    async def main(engine: Engine) -> None:
+        tasks = [ask(engine, value, name=name) for value in (1, -1, 2) for name in ("quick", "slow")]
+        assert await statuses(tasks) == ["OK", "OK", "INTERNAL", "INTERNAL", "OK", "OK"]
+
+    engine = run(main, [quick, slow])
+    assert quick.threads == {threading.get_ident()}
+    assert threading.get_ident() not in slow.threads
+    assert (engine.accounts["quick"].done, engine.accounts["quick"].runs) == (2, 3)
 
 
 def test_other_models_between_them_keep_their_turn() -> None:
