@@ -162,6 +162,8 @@ def run_simulation(options: SimulationOptions, progress: Progress = lambda _frac
     for path in (options.json, options.report):
         if path is not None:
             require_writable(path)
+    if options.json is not None and options.report is not None and options.json.resolve() == options.report.resolve():
+        raise UserError(f"--json and --report both name {options.json}; give them two names")
     if options.estimates not in DEVIATES:
         raise UserError(f"--estimates {options.estimates}: {nearest_hint(options.estimates, DEVIATES)}")
     if not 1 <= len(options.seeds) <= MAX_SEEDS or min(options.seeds) < 0 or max(options.seeds) >= 2**31:

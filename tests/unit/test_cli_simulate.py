@@ -172,6 +172,9 @@ def test_files_that_are_missing_are_told(fleets: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told_before_the_work(fleets: Path, tmp_path: Path, option: str) -> None:
     assert "is a folder" in refused(fleets, option, tmp_path)
     assert "is a file, not a folder" in refused(fleets, option, fleets / "out")
+    one = tmp_path / "one"
+    assert "two names" in refused(fleets, "--json", one, "--report", tmp_path / "." / "one")
+    assert not one.exists()
 
 
 @pytest.mark.parametrize(
