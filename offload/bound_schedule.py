@@ -26,6 +26,8 @@ Array = NDArray[Any]
 SLICE_NS = 25_000_000
 BEAM = 12
 BRANCHES = 6
+CROWD = 4
+IDLING = 1e-4
 ROUNDS = 2
 
 
@@ -138,8 +140,14 @@ def _fill(
     lanes: int = 1,
 ) -> list[tuple[int, float]]:
     """(way, start) of what is run on an axis, in order of start."""
-    losses = _Losses(requests, ways, edges, price, value, elsewhere)
     rows = np.flatnonzero(requests.used)
+    if not len(rows):
+        return []
+    shortest, longest = float(requests.length[rows].min()), float(requests.length[rows].max())
+    slice_length = max(slice_length / 5, min(slice_length, shortest))
+    # A price on top of all prices: of two states that have lost the same, the one that has idled less goes on.
+    price = price + IDLING * float(value[rows].max()) / max(1.0, longest)
+    losses = _Losses(requests, ways, edges, price, value, elsewhere)
     rows = rows[np.argsort(requests.first[rows], kind="stable")]
     columns = (rows, requests.first[rows], requests.last[rows], ways.task[rows])
     coming: _Live = list(zip(*(column.tolist() for column in columns), strict=True))
@@ -165,7 +173,7 @@ def _fill(
             for child in _followers(state, live, losses, wait):
                 at = int(child[1][0] // slice_length)
                 if at == now:
-                    meeting.append(child)
+                    meeting += [child] if len(meeting) < CROWD * beam else []
                     continue
                 if at not in slices:
                     slices[at] = {}

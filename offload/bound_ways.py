@@ -225,7 +225,8 @@ def place(way: Array, start: Array, requests: Requests, edges: Array) -> tuple[A
     """What S stretches cover: (cell, row into way and start, part of the cell), one entry for each cell touched."""
     end = start + requests.length[way]
     begin = np.searchsorted(edges, start, side="right") - 1
-    row, step = _ragged(np.maximum(0, np.searchsorted(edges, end, side="left") - begin))
+    beyond = np.minimum(np.searchsorted(edges, end, side="left"), len(edges) - 1)
+    row, step = _ragged(np.maximum(0, beyond - begin))
     cell = begin[row] + step
     width = edges[cell + 1] - edges[cell]
     covered = np.minimum(edges[cell + 1], end[row]) - np.maximum(edges[cell], start[row])
