@@ -1,0 +1,110 @@
+"""Ray, started on this machine for as long as we run, or joined where it runs already.
+
+Nothing is reported to anybody and there is no dashboard. Ray's own control ports listen on every address, which no
+option of Ray's changes, and whoever can use them can run code: so a Ray that is started here asks for a random token,
+which only its own processes know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offload.scale_out.replica import APPLICATION, ReplicaOptions, application
+from tercel.core.errors import UserError, require
+
+OBJECT_STORE_BYTES = 256 << 20
+"""Of a Ray that is started here: tensors above 100 kB pass through it."""
+
+
+@contextlib.contextmanager
+def replicas(options: ReplicaOptions, address: str | None) -> Iterator[Any]:
+    """The handle of running replicas; at the end they are gone, and so is what was started for them.
+
+    address: of a running Ray, HOST:PORT or "auto"; None: one of our own. Raises UserError.
+    """
+    ray, folder = _environment_and_ray(own=address is None), Path(tempfile.mkdtemp(prefix="tercel-ray-"))
+    try:
+        with _ray(ray, options, address, folder):
+            yield _run(ray, options, joined=address is not None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment_and_ray(*, own: bool) -> Any:
+    """Ray reads these when it is imported, and has no arguments for them."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if own:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return require("ray", extra="ray")
+
+
+@contextlib.contextmanager
+def _ray(ray: Any, options: ReplicaOptions, address: str | None, folder: Path) -> Iterator[None]:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": APPLICATION}
+    try:
+        if address is None:
+            cpus = max(os.cpu_count() or 1, options.replicas[1] * options.threads)
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+                **quiet,
+            )
+        else:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(
+                    f"--address {address}: no Ray answers there ({_line(error)}); see `ray status`"
+                ) from None
+        yield
+    finally:
+        # Here and not above: an impatient second signal must not leave processes and folders behind.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        if address is not None and ray.is_initialized():
+            with contextlib.suppress(Exception):
+                require("ray.serve", extra="ray").delete(APPLICATION)
+        ray.shutdown()
+
+
+def _run(ray: Any, options: ReplicaOptions, *, joined: bool) -> Any:
+    serve = require("ray.serve", extra="ray")
+    least_cpus = options.replicas[0] * options.threads
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus < least_cpus:
+        raise UserError(f"the cluster has {cpus} CPUs, and the replicas need {least_cpus}; add nodes, or ask for less")
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
+    if joined and APPLICATION in serve.status().applications:
+        raise UserError(f"the cluster runs an application {APPLICATION!r} already; end the other `tercel serve --ray`")
+    try:
+        return serve.run(application(options), name=APPLICATION, route_prefix=None)
+    except RuntimeError:
+        raise UserError(f"the replicas do not start: {_reason(serve)}") from None
+
+
+def _reason(serve: Any) -> str:
+    """What the first replica died of, where Ray tells."""
+    state = serve.status().applications.get(APPLICATION)
+    messages = [str(one.message) for one in state.deployments.values()] if state else []
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    ours = [line.partition("UserError: ")[2] for line in lines if "UserError: " in line]
+    return (ours or [line for line in lines if line] or ["see Ray's logs"])[-1]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
