@@ -64,7 +64,7 @@ class Executor(Protocol):
     """One place where tasks run."""
 
     async def run(self, task: Task, option: Option, payload: Any) -> Ran:
-        """Run the board's part of an option (edge executors) or the rest (remote ones). Raises TaskLost, TaskTooLate."""
+        """Run the board's part of an option (edge executors) or the rest (remote ones)."""
         ...
 
 

@@ -38,7 +38,7 @@ class Manager:
         policy: Policy,
         clock: Clock,
         edge: Executor,
-        remote: RemoteExecutor | None = None,
+        remote: Remote | None = None,
         on_outcome: Callable[[Outcome], None] = _ignore,
     ) -> None:
         self._policy = policy

@@ -1,7 +1,7 @@
 """What is scheduled: kinds of inference task, the ways to run one, single tasks, and what became of them.
 
-Utility follows DEMS (arXiv 2412.20860, section 3): a result in time earns benefit - cost, one that is late -cost, a task
-that was dropped nothing. Every task ends in exactly one `Fate`. All times are nanoseconds of one clock, the board's.
+Utility follows DEMS (arXiv 2412.20860, section 3): a result in time earns benefit - cost, one that is late -cost, a
+task that was dropped nothing. Every task ends in exactly one `Fate`. All times are nanoseconds of the board's clock.
 """
 
 from __future__ import annotations

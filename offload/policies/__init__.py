@@ -17,6 +17,7 @@ from offload.policies.hpf import Hpf
 from offload.policies.policy import Policy, PolicyContext
 from offload.policies.sjf import Sjf
 from offload.policies.sjf_ec import SjfEc
+from offload.policies.tercel import Tercel
 from tercel.core.errors import UserError, nearest_hint
 
 POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
@@ -32,6 +33,7 @@ POLICIES: dict[str, Callable[[PolicyContext], Policy]] = {
     "gems": Gems,
     "d3_kalmia": D3Kalmia,
     "dedas": Dedas,
+    "tercel": Tercel,
 }
 
 
