@@ -28,7 +28,7 @@ def add_serve(verbs: Any) -> None:
         "file is served as soon as it is whole, a broken one is reported and leaves the old one in place.\n"
         "SIGTERM: what is admitted is finished, what is new is refused.\n"
         "\n"
-        "several replicas behind one port, on this machine or on the nodes of a Ray cluster (pip install 'tercel[ray]'):\n"
+        "replicas behind one port, on this machine or on the nodes of a Ray cluster (pip install 'tercel[ray]'):\n"
         "  tercel serve --ray --models models --replicas 1:4\n"
         "  ray start --head; ray start --address HEAD:6379      # on the first node; on each other one\n"
         "  tercel serve --ray --address auto --models /srv/models --replicas 2:16\n"
