@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 WINDOW = 64
 AGE_NS = 3_000_000_000
 """An estimate looks back on so many runs, and so far: a machine that was slow for a while is soon fast again."""
-QUANTILE = 0.95
+QUANTILE = 0.99
 
 
 class RunTimes:

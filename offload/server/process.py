@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ async def serve(options: ServeOptions, say: Callable[[str], None]) -> Engine:
         bound = add_port(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options.access)
         metrics = _metrics(options.metrics, engine, folder)
         await server.start()
+        gc.freeze()  # a collection over all that lives for ever, which takes tens of milliseconds, would make many late
         say(f"listening: {host}:{bound}")
         if metrics is not None:
             say(f"metrics: http://{options.metrics and options.metrics.rpartition(':')[0]}:{metrics.port}/metrics")

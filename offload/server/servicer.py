@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -102,70 +103,66 @@ class InferenceServicer:
 
 
 class _Stream:
-    """One ModelStreamInfer call."""
+    """One ModelStreamInfer call: a loop that reads, one that writes, and a task for each request that has to wait."""
 
     def __init__(self, servicer: InferenceServicer, context: Any) -> None:
         self._servicer = servicer
         self._context = context
-        self._writing = asyncio.Lock()
         self._room = asyncio.Semaphore(STREAM_LIMIT)
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_id: dict[str, asyncio.Task[None]] = {}
+        self._outbox: deque[Any] = deque()
+        self._wake = asyncio.Event()
 
     async def serve(self) -> None:
         """Until the client has sent all and has all answers, or is gone."""
         end = require("grpc", extra="offload").aio.EOF
-        loop = asyncio.get_running_loop()
+        writer = asyncio.ensure_future(self._write())
         try:
             while (request := await self._context.read()) is not end:
                 if "tercel_cancel" in request.parameters:
                     self._cancel(request.id)
                     continue
-                try:
-                    submitted = self._servicer.submit(request, None)
-                except Refused as refusal:
-                    await self._put(_error(request, refusal))
-                    continue
-                if submitted.future.done():
-                    await self._put(await self._answer(request, submitted))
-                    continue
-                task = loop.create_task(self._answer_later(request, submitted))
-                self._tasks.add(task)
-                if request.id:
-                    self._by_id[request.id] = task
-                task.add_done_callback(partial(self._over, request.id, submitted))
+                self._begin(request)
                 await self._room.acquire()
             while self._tasks:
                 await asyncio.wait(self._tasks)
+            self._put(None)
+            await writer
         finally:
+            writer.cancel()
             for task in self._tasks:
                 task.cancel()
 
-    async def _answer(self, request: Any, submitted: Request) -> Any:
-        """The answer's message, or the error's."""
+    def _begin(self, request: Any) -> None:
+        """Answer a request at once, if it is refused or was quick, or later."""
         try:
-            return pb.ModelStreamInferResponse(infer_response=await self._servicer.answer(request, submitted))
+            submitted = self._servicer.submit(request, None)
         except Refused as refusal:
-            return _error(request, refusal)
+            self._put(_error(request, refusal))
+            return
+        if submitted.future.done():
+            self._put(_stream_answer(request, submitted.future))
+            return
+        if "tercel_ack" in request.parameters:
+            self._put(_acknowledgement(request))
+        task = asyncio.ensure_future(self._answer(request, submitted))
+        self._tasks.add(task)
+        if request.id:
+            self._by_id[request.id] = task
+        task.add_done_callback(partial(self._over, request.id, submitted))
 
-    async def _answer_later(self, request: Any, submitted: Request) -> None:
-        # Beside the run, which must not wait for it; the answer comes after it, for writes keep their order.
-        told = asyncio.ensure_future(self._acknowledge(request)) if "tercel_ack" in request.parameters else None
-        response = await self._answer(request, submitted)
-        if told is not None:
-            await told
-        self._by_id.pop(request.id, None)  # from here on it cannot be taken back: a write broken off ends the stream
-        await self._put(response)
+    async def _answer(self, request: Any, submitted: Request) -> None:
+        await asyncio.wait([submitted.future])
+        self._put(_stream_answer(request, submitted.future))
 
-    async def _acknowledge(self, request: Any) -> None:
-        response = pb.ModelStreamInferResponse()
-        response.infer_response.id = request.id
-        response.infer_response.parameters["tercel_received"].bool_param = True
-        await self._put(response)
-
-    async def _put(self, response: Any) -> None:
-        async with self._writing:
-            await self._context.write(response)
+    def _over(self, request_id: str, submitted: Request, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._by_id.get(request_id) is task:
+            del self._by_id[request_id]
+        if task.cancelled():
+            self._servicer.forget(submitted)
+            self._room.release()
 
     def _cancel(self, request_id: str) -> None:
         """Take a request back; no answer will come."""
@@ -173,14 +170,37 @@ class _Stream:
         if task is not None:
             task.cancel()
 
-    def _over(self, request_id: str, submitted: Request, task: asyncio.Task[None]) -> None:
-        self._servicer.forget(submitted)  # for a task that was cancelled before its first step
-        self._room.release()
-        self._tasks.discard(task)
-        if self._by_id.get(request_id) is task:
-            del self._by_id[request_id]
-        if not task.cancelled():
-            task.exception()  # the stream broke; serve() ends by itself
+    def _put(self, response: Any) -> None:
+        self._outbox.append(response)
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """Write what is in the outbox, one after another, until None."""
+        while True:
+            while self._outbox:
+                response = self._outbox.popleft()
+                if response is None:
+                    return
+                await self._context.write(response)
+                if "tercel_received" not in response.infer_response.parameters:
+                    self._room.release()
+            self._wake.clear()
+            await self._wake.wait()
+
+
+def _stream_answer(request: Any, ended: asyncio.Future[Answer]) -> Any:
+    """The answer's message, or the error's."""
+    try:
+        return pb.ModelStreamInferResponse(infer_response=_response(request, ended.result()))
+    except Refused as refusal:
+        return _error(request, refusal)
+
+
+def _acknowledgement(request: Any) -> Any:
+    response = pb.ModelStreamInferResponse()
+    response.infer_response.id = request.id
+    response.infer_response.parameters["tercel_received"].bool_param = True
+    return response
 
 
 def _read(request: Any, model: Model) -> dict[str, Array]:

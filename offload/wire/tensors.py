@@ -58,7 +58,7 @@ _CONTENTS = {
 
 def datatype_of(dtype: Any) -> str:
     """The protocol's name of a numpy dtype. Raises ValueError if it has none."""
-    name = _NAMES.get(np.dtype(dtype).newbyteorder("<"))
+    name = _NAMES.get(dtype) or _NAMES.get(np.dtype(dtype).newbyteorder("<"))
     if name is None:
         raise ValueError(f"a tensor of {np.dtype(dtype)} cannot be sent")
     return name
@@ -111,11 +111,17 @@ def get_tensors(listed: Sequence[Any], raw: Sequence[bytes]) -> dict[str, Array]
 
 
 def _size_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    if len(shape) > MAX_DIMENSIONS or any(side < 0 for side in shape):
+    if len(shape) > MAX_DIMENSIONS:
         raise Rejected("shape is not a shape")
-    if math.prod(max(side, 1) for side in shape) * dtype.itemsize > MAX_TENSOR_BYTES:
+    size, bounded = dtype.itemsize, dtype.itemsize
+    for side in shape:
+        if side < 0:
+            raise Rejected("shape is not a shape")
+        size *= side
+        bounded *= side or 1
+    if bounded > MAX_TENSOR_BYTES:
         raise Rejected("tensor is too large")  # also one of no bytes whose other sides numpy could not count
-    return math.prod(shape) * dtype.itemsize
+    return size
 
 
 def _listed(entry: Any, dtype: np.dtype[Any]) -> Array:

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from offload.executors import TaskLost, TaskTooLate, WallClock
 from offload.remote import RemoteExecutor
 from offload.server.engine import Engine, Refused
-from offload.server.models import load_model
+from offload.server.models import TensorSpec, load_model
 from offload.tasks import Option, Task, TaskKind
 from tests.scenarios.serving import Served
 from tests.unit import onnx_files
@@ -195,6 +195,52 @@ async def overload(address: str, seconds: float = 10.0) -> dict[str, float]:
     }
 
 
+class WaitingModel:
+    """A model on an accelerator, as the server sees it: 10 ms of waiting, log-normal with a spread of 0.1."""
+
+    name, batchable, batched, took_ns = "waiting", False, False, {1: 10_000_000}
+    inputs = outputs = (TensorSpec("x", "FP32", (1, 1)),)
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(1)
+
+    def check(self, tensors: Any) -> None:
+        """Takes all."""
+
+    def run_joined(self, requests: Any) -> Any:
+        """Waits."""
+        time.sleep(0.01 * float(np.exp(0.1 * self._rng.standard_normal())))
+        return [{"y": request["x"]} for request in requests]
+
+
+async def admission(seconds: float = 10.0) -> dict[str, float]:
+    """The same overload on the engine alone and a model that takes no core, so that neighbours' load hardly counts."""
+    engine, rng, tensors = Engine(threads=2), np.random.default_rng(0), {"x": np.zeros((1, 1), np.float32)}
+    engine.put_model(WaitingModel())  # type: ignore[arg-type]
+    fates: list[str] = []
+
+    async def ask(deadline_ms: float) -> None:
+        began_s = time.perf_counter()
+        try:
+            await engine.infer("waiting", lambda _: tensors, timeout_ns=int(deadline_ms * 1e6))
+            fates.append("done" if (time.perf_counter() - began_s) * 1e3 <= deadline_ms else "late")
+        except Refused as refusal:
+            fates.append(refusal.status)
+
+    tasks, at_s, began_s = [], 0.0, time.perf_counter()
+    while at_s < seconds:
+        at_s += rng.exponential(1 / 600)
+        await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
+        tasks.append(asyncio.ensure_future(ask(rng.uniform(40, 120))))
+    await asyncio.gather(*tasks)
+    engine.close()
+    admitted = len(fates) - fates.count("RESOURCE_EXHAUSTED")
+    return {
+        "waiting_done_hz": fates.count("done") / seconds,
+        "waiting_in_time": round(fates.count("done") / admitted, 4),
+    }
+
+
 async def capacity(executor: RemoteExecutor, tensor: Any) -> float:
     """Runs/s with four requests always under way."""
     kind = kind_of("slow", 10_000)
@@ -229,6 +275,21 @@ async def refusal_us(path: Path) -> dict[str, float]:
     return {"median_us": round(statistics.median(took_us)), "p99_us": round(float(np.percentile(took_us, 99)))}
 
 
+async def measure(address: str, models: Path, tensor: np.ndarray, results: dict[str, Any]) -> None:
+    """Fill in the results and print what belongs on one line."""
+    results |= await round_trips(address, tensor)
+    for kind in ("stream", "unary"):
+        above_ms, floor_ms = results[f"{kind}_ms"] - results["model_ms"], results[f"floor_{kind}_ms"]
+        took = f"{results[f'{kind}_ms']:>7.3f} ms, {above_ms:.3f} above the model"
+        print(f"100 kB both ways, {kind:<7}{took}; gRPC alone {floor_ms:.3f}")
+    for kind in ("stream", "unary"):
+        results[f"{kind}_hz"] = await throughput(address, stream=kind == "stream")
+        print(f"trivial model, {IN_FLIGHT} in flight, {kind:<7} {results[f'{kind}_hz']:>7} requests/s")
+    results["overload"] = await overload(address)
+    results["admission"] = await admission()
+    results["refusal"] = await refusal_us(models / "slow.onnx")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,21 +307,9 @@ def main() -> None:
         onnx_files.slow(models / "slow.onnx", products=4)
         results["model_ms"] = round(model_ms(models / "large.onnx", tensor), 3)
         with Served(models, "--threads", 2) as server:
-            results |= asyncio.run(round_trips(server.address, tensor))
-            for kind in ("stream", "unary"):
-                above_ms = results[f"{kind}_ms"] - results["model_ms"]
-                floor_ms = results[f"floor_{kind}_ms"]
-                print(
-                    f"100 kB both ways, {kind:<7}{results[f'{kind}_ms']:>7.3f} ms, {above_ms:.3f} above the model; "
-                    f"gRPC alone {floor_ms:.3f}"
-                )
-            for kind in ("stream", "unary"):
-                results[f"{kind}_hz"] = asyncio.run(throughput(server.address, stream=kind == "stream"))
-                print(f"trivial model, {IN_FLIGHT} in flight, {kind:<7} {results[f'{kind}_hz']:>7} requests/s")
-            results["overload"] = asyncio.run(overload(server.address))
+            asyncio.run(measure(server.address, models, tensor, results))
             server.terminate()
-        results["refusal"] = asyncio.run(refusal_us(models / "slow.onnx"))
-    for name, value in (results["overload"] | results["refusal"]).items():
+    for name, value in (results["overload"] | results["admission"] | results["refusal"]).items():
         print(f"{name:<28}{value:>10}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")

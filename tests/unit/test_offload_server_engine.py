@@ -299,6 +299,29 @@ def test_a_batch_does_not_grow_beyond_what_its_most_urgent_request_allows() -> N
     assert max(len(values) for values in model.runs) < 8
 
 
+def test_at_three_times_what_it_can_do_nearly_all_that_is_admitted_is_in_time_and_no_worker_idles() -> None:
+    model, rng, late = StubModel(took_ms=8), np.random.default_rng(0), []
+
+    async def timed(engine: Engine, timeout_ms: float) -> str:
+        began_s = time.monotonic()
+        (status,) = await statuses([ask(engine, 1, timeout_ms)])
+        late.append(status != "RESOURCE_EXHAUSTED" and (time.monotonic() - began_s) * 1e3 > timeout_ms)
+        return status
+
+    async def main(engine: Engine) -> None:
+        tasks = []
+        for _ in range(750):  # 750 a second, two workers do 250
+            tasks.append(asyncio.ensure_future(timed(engine, rng.uniform(40, 120))))
+            await asyncio.sleep(1 / 750)
+        await asyncio.gather(*tasks)
+
+    engine = run(main, [model], threads=2)
+    account = engine.accounts["m"]
+    admitted = account.received - sum(account.refused.values())
+    assert sum(late) + account.expired <= 0.05 * admitted  # 0.01 on a machine of its own: see bench_server
+    assert account.done >= 0.2 * account.received
+
+
 def test_a_wrong_estimate_is_tried_again_after_a_while() -> None:
     model = StubModel(took_ms=400)
     now = [0]
@@ -406,7 +429,7 @@ def test_an_estimate_is_the_quantile_of_the_window(times: list[int]) -> None:
     for took_ns in times:
         runs.add(1, took_ns, 0)
     window = np.sort(times[-64:])
-    low, high = (np.quantile(window, 0.95, method=method) for method in ("lower", "higher"))
+    low, high = (np.quantile(window, 0.99, method=method) for method in ("lower", "higher"))
     latest = np.median(times[-3:]) if len(times) >= 3 else 0
     assert runs.estimate_ns(1, 0) in (max(low, latest), max(high, latest))
     assert runs.fastest_ns() == window[0]
