@@ -37,16 +37,20 @@ class Lane:
         self.jobs: list[Job] = []
         self.ends_ns = [free_ns]
         self.latest_ns = [_NEVER_NS]
+        self._dues_ns: list[int] = []
+        self._least_gain = 0.0
 
     def place(self, job: Job) -> int:
         """Where the job can be put, in order of due times, so that it and all after it are in time; or -1."""
-        place = bisect(self.jobs, job.due_ns, key=_due_ns)
+        place = bisect(self._dues_ns, job.due_ns)
         end_ns = max(self.ends_ns[place], job.ready_ns) + job.took_ns
         return place if end_ns <= job.due_ns and end_ns <= self.latest_ns[place] else -1
 
     def displaced(self, job: Job, most: int = 3) -> tuple[int, int, float] | None:
         """(first, last + 1, gain) of the neighbours that gain least together and whose place the job can take."""
         best = None
+        if job.gain <= self._least_gain:
+            return None
         for first in range(len(self.jobs)):
             end_ns = max(self.ends_ns[first], job.ready_ns) + job.took_ns
             if end_ns > job.due_ns:
@@ -64,6 +68,8 @@ class Lane:
     def put(self, job: Job, first: int, last: int) -> None:
         """Put the job in the place of jobs[first:last]."""
         self.jobs[first:last] = [job]
+        self._dues_ns[first:last] = [job.due_ns]
+        self._least_gain = min([other.gain for other in self.jobs])
         ends_ns = self.ends_ns[: first + 1]
         for other in self.jobs[first:]:
             ends_ns.append(max(ends_ns[-1], other.ready_ns) + other.took_ns)
@@ -119,11 +125,8 @@ def _displace(lanes: list[Lane], job: Job, lane_of: dict[int, Lane]) -> None:
     lane_of[job.id] = lane
 
 
-def _due_ns(job: Job) -> int:
-    return job.due_ns
-
-
 def _rank(job: Job, soonest_ns: int) -> tuple[float, int, int, int]:
     """Most gain per time first; time that a lane would stand idle for a job counts as the job's."""
     idle_ns = job.ready_ns - soonest_ns
-    return (-job.gain / (job.took_ns + max(0, idle_ns)), job.due_ns, job.id, job.took_ns)
+    lane_ns = job.took_ns + idle_ns if idle_ns > 0 else job.took_ns
+    return -job.gain / lane_ns, job.due_ns, job.id, job.took_ns

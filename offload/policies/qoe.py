@@ -29,9 +29,13 @@ class Windows:
         self._window_ns = window_ns
         self._counts: dict[str, dict[int, _Count]] = {}
 
+    def window(self, task: Task) -> int:
+        """The number of the window that a task counts in."""
+        return task.created_ns // self._window_ns
+
     def created(self, task: Task) -> None:
         """A task has come."""
-        window = task.created_ns // self._window_ns
+        window = self.window(task)
         counts = self._counts.setdefault(task.kind.name, {})
         if window not in counts:
             counts[window] = _Count()
@@ -41,14 +45,14 @@ class Windows:
 
     def ended(self, task: Task, on_time: bool) -> None:
         """A task has ended. One whose window is long over no longer counts."""
-        count = self._counts[task.kind.name].get(task.created_ns // self._window_ns)
+        count = self._counts[task.kind.name].get(self.window(task))
         if count is not None and not on_time:
             count.failed += 1
 
     def price(self, task: Task) -> float:
         """What it is worth, beside its own benefit, that this task is in time."""
         kind = task.kind
-        window = task.created_ns // self._window_ns
+        window = self.window(task)
         count = self._counts[kind.name].get(window)
         if not kind.qoe_bonus or count is None:
             return 0.0

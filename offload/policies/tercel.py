@@ -32,8 +32,10 @@ from offload.policies.rhythm import Rhythm
 from offload.tasks import Option, Outcome, Task, TaskKind
 
 MOST_PLANNED = 24
-"""Tasks that one decision looks at: of more, the half that are due first and the half with most benefit per time."""
-MOST_EXPECTED = 12
+CHOSEN_OF_MORE = 12
+"""Tasks that one decision looks at: all, or of more than MOST_PLANNED these, half of them those that are due first, the
+others those with most utility per time."""
+MOST_EXPECTED = 8
 AHEAD_NS = 300_000_000
 """How far ahead arrivals are expected: about as long as a run on a lane."""
 PACE_NS = 50_000_000
@@ -172,9 +174,9 @@ class Tercel:
         """The waiting tasks that a decision looks at."""
         if len(self._waiting) <= MOST_PLANNED:
             return list(self._waiting.values())
-        numbers = dict.fromkeys(number for _, number in self._by_due[: MOST_PLANNED // 2])
+        numbers = dict.fromkeys(number for _, number in self._by_due[: CHOSEN_OF_MORE // 2])
         for _, number in self._by_worth:
-            if len(numbers) == MOST_PLANNED:
+            if len(numbers) == CHOSEN_OF_MORE:
                 break
             numbers[number] = None
         return [self._waiting[number] for number in numbers]
@@ -187,7 +189,7 @@ class Tercel:
         self._unplaced = False
         if self._waiting:
             tasks = self._considered()
-            prices = {task.id: self._qoe_weight * self._windows.price(task) for task in tasks}
+            prices = self._prices(tasks)
             offers = self._offers(now_ns, tasks, prices)
             sendable = {offer.task.id: offer.value for offer in self._uplink(now_ns, offers)}
             lanes = self._lane_plan(now_ns, tasks, prices, sendable)
@@ -197,6 +199,17 @@ class Tercel:
             self._unplaced = len(self._waiting) > len(placed)
         self._set_wake(now_ns)
         return decisions
+
+    def _prices(self, tasks: Iterable[Task]) -> dict[int, float]:
+        """What each task is worth to its kind's bonus; those of one kind and window are worth the same."""
+        known: dict[tuple[str, int], float] = {}
+        prices = {}
+        for task in tasks:
+            key = (task.kind.name, self._windows.window(task))
+            if key not in known:
+                known[key] = self._qoe_weight * self._windows.price(task)
+            prices[task.id] = known[key]
+        return prices
 
     def _offers(self, now_ns: int, tasks: Iterable[Task], prices: dict[int, float]) -> list[_Offer]:
         """What tasks are worth if sent now; those that are worth nothing are left out."""
@@ -214,7 +227,7 @@ class Tercel:
     def _offer(self, now_ns: int, task: Task, price: float, rate: float) -> _Offer | None:
         best = None
         for option in task.kind.options:
-            if option.place == "cloud":
+            if option.place == "cloud" and task.deadline_ns - now_ns > option.server_ns // 2:
                 forecast = self._remote.forecast(now_ns, task, option, rate)
                 benefit = task.weight * option.benefit + price
                 value = self._remote.chance(forecast, task.deadline_ns - now_ns) * benefit - option.cost
