@@ -25,6 +25,9 @@ DRAIN_S = 10.0
 """What is admitted may take so long after SIGTERM."""
 WRITE_S = 0.5
 """After that, for the last answers to be written."""
+LIMITING = (1, 84)
+"""The first gRPC that refuses a message beyond the limit when it is announced. Those before it keep what comes of it in
+memory until its end, and refuse it then."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class ServeOptions:
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """gRPC's limits: a message that announces more is refused before anything is allocated; peers that are gone or
-    never finish a handshake are let go; clients may ping once in half a second."""
+    """gRPC's limits: a message that announces more is refused before anything is allocated (see LIMITING); peers that
+    are gone or never finish a handshake are let go; clients may ping once in half a second."""
     return [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
@@ -78,6 +81,9 @@ async def serve(options: ServeOptions, say: Callable[[str], None]) -> Engine:
         await server.start()
         gc.freeze()  # a collection over all that lives for ever, which takes tens of milliseconds, would make many late
         say(f"listening: {host}:{bound}")
+        version = require("grpc", extra="offload").__version__
+        if tuple(int(part) for part in version.split(".")[:2]) < LIMITING and not is_loopback(host):
+            say(f"grpcio {version} keeps messages beyond --max-message-mb in memory to their end: update it to 1.84")
         if metrics is not None:
             say(f"metrics: http://{options.metrics and options.metrics.rpartition(':')[0]}:{metrics.port}/metrics")
         await _until_stopped(folder, engine, say)

@@ -20,6 +20,7 @@ import trustme
 
 from offload.remote import RemoteExecutor
 from offload.remote_stream import RemoteAccess
+from offload.server.process import LIMITING
 from offload.wire import messages as pb
 from offload.wire.service import SERVICE, InferenceStub
 from offload.wire.tensors import put_tensors
@@ -217,6 +218,9 @@ def works(server: Served) -> None:
     assert fate_at(server.address, RemoteAccess()) == "done"
 
 
+@pytest.mark.skipif(
+    tuple(int(part) for part in grpc.__version__.split(".")[:2]) < LIMITING, reason="this grpcio waits for the end"
+)
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 def test_two_gigabytes_that_are_announced_are_refused_before_they_are_allocated(plain: Served, method: str) -> None:
     works(plain)

@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from offload.executors import WallClock
+from offload.remote import LinkTimes, RemoteExecutor
 from offload.wire import messages as pb
 from offload.wire import renew
 from offload.wire.addresses import is_loopback, split_address
@@ -235,3 +237,35 @@ def test_addresses_are_read_and_loopback_is_told_from_the_rest() -> None:
             split_address(wrong, "--listen")
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", "")] == [False] * 5  # noqa: S104
+
+
+# --- what the client expects of the link ---------------------------------------------------------------------------
+
+
+def test_the_links_time_is_a_round_trip_and_what_the_last_bytes_took() -> None:
+    link = LinkTimes()
+    assert link.expected_ns(10_000, rtt_ns=7) == 7
+    link.add(1000, 2000)
+    link.add(3000, 10_000)
+    assert link.expected_ns(10_000, rtt_ns=7) == 7 + 30_000
+    for _ in range(16):
+        link.add(1000, 500)  # a faster link: what came before is forgotten
+    assert link.expected_ns(10_000, rtt_ns=7) == 7 + 5000
+
+
+@given(
+    seen=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**10)), max_size=20),
+    remaining_ns=st.integers(2000, 10**10),
+    upload_bytes=st.integers(0, 10**7),
+    rtt_ns=st.integers(0, 10**9),
+)
+def test_the_server_is_told_of_what_is_left_at_least_half_and_never_more(
+    seen: list[tuple[int, int]], remaining_ns: int, upload_bytes: int, rtt_ns: int
+) -> None:
+    executor = RemoteExecutor("127.0.0.1:1", WallClock())
+    for one in seen:
+        executor._link_times.add(*one)
+    message = pb.ModelInferRequest()
+    executor._put_timeout(message, remaining_ns, upload_bytes, rtt_ns)
+    told_us = message.parameters["timeout"].int64_param
+    assert remaining_ns // 2000 <= told_us <= remaining_ns // 1000
