@@ -168,12 +168,7 @@ class Connection:
     async def input_name(self, model: str, timeout_s: float) -> str:
         """The name of a model's only input. Raises Failed."""
         if model not in self._inputs:
-            grpc = require("grpc", extra="offload")
-            request = pb.ModelMetadataRequest(name=model)
-            try:
-                about = await self.stub.ModelMetadata(request, timeout=timeout_s, metadata=self.metadata)
-            except grpc.aio.AioRpcError as error:
-                raise Failed(error.code().name, error.details() or "") from None
+            about = await self._called(self.stub.ModelMetadata, pb.ModelMetadataRequest(name=model), timeout_s)
             if len(about.inputs) != 1:
                 raise Failed("INVALID_ARGUMENT", "the model has several inputs, and one tensor is given")
             self._inputs[model] = about.inputs[0].name
@@ -193,16 +188,24 @@ class Connection:
 
     async def unary(self, sending: Sending, timeout_s: float) -> Any:
         """Ask by a call of its own; cancelling takes it back. Raises Failed."""
-        grpc = require("grpc", extra="offload")
         sending.sent = True
+        answer = await self._called(self.stub.ModelInfer, sending.message, timeout_s)
+        self._heard_s = asyncio.get_running_loop().time()
+        return answer
+
+    async def _called(self, method: Any, request: Any, timeout_s: float) -> Any:
+        """The response of a unary call. Raises Failed."""
+        grpc = require("grpc", extra="offload")
         try:
-            answer = await self.stub.ModelInfer(sending.message, timeout=timeout_s, metadata=self.metadata)
+            return await method(request, timeout=timeout_s, metadata=self.metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.UNAVAILABLE and error.details() != DRAINS:
                 raise Failed("LOST", "connection lost") from None
             raise Failed(error.code().name, error.details() or "") from None
-        self._heard_s = asyncio.get_running_loop().time()
-        return answer
+        except asyncio.CancelledError:
+            if self.lost.is_set():  # closing a channel cancels its calls, which must not look as if our caller had
+                raise Failed("LOST", "connection lost") from None
+            raise
 
     async def ask(self, sending: Sending, timeout_s: float) -> Any:
         """Ask on the stream; cancelling, or the time being over, takes it back. Raises Failed."""

@@ -191,7 +191,10 @@ def _jpeg_decoded(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
 
     # Not turned by its EXIF: a tensor is what its shape says.
     flags = (cv2.IMREAD_COLOR if len(image_shape) == 3 else cv2.IMREAD_GRAYSCALE) | cv2.IMREAD_IGNORE_ORIENTATION
-    image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    try:
+        image: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        image = None
     if image is None or image.shape != image_shape:
         raise Rejected("JPEG contents are damaged")
     return image.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import sys
@@ -195,6 +196,16 @@ def test_any_contents_are_a_tensor_of_the_announced_shape_or_rejected(
         return
     assert tensor.shape == tuple(shape)
     assert tensor.dtype == DATATYPES[datatype]
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, len(BIG_JPEG) - 1), st.integers(0, 255)), min_size=1, max_size=8))
+def test_a_damaged_jpeg_is_an_image_of_its_shape_or_rejected(flips: list[tuple[int, int]]) -> None:
+    data = bytearray(BIG_JPEG)
+    for at, value in flips:
+        data[at] = value
+    request = request_of((64, 64), bytes(data), datatype="UINT8", codec="jpeg")
+    with contextlib.suppress(Rejected):
+        assert get_tensors(request.inputs, request.raw_input_contents)["x"].shape == (64, 64)
 
 
 def test_a_bomb_allocates_no_more_than_its_shape_says() -> None:
