@@ -1,8 +1,8 @@
 """Ray, started on this machine for as long as we run, or joined where it runs already.
 
-Nothing is reported to anybody and there is no dashboard. Ray's own control ports listen on every address, which no
-option of Ray's changes, and whoever can use them can run code: so a Ray that is started here asks for a random token,
-which only its own processes know.
+Nothing is reported to anybody, there is no dashboard, and a Ray that is started here listens on loopback, but for one
+port of each replica, for which Ray has no setting. Whoever can use Ray's ports can run code, so it also asks for a
+random token, which only its own processes know.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tercel.core.errors import UserError, require
 
 OBJECT_STORE_BYTES = 256 << 20
 """Of a Ray that is started here: tensors above 100 kB pass through it."""
+TOKENS_SINCE = (2, 52)
 
 
 @contextlib.contextmanager
@@ -45,7 +46,12 @@ def _environment_and_ray(*, own: bool) -> Any:
     if own:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return require("ray", extra="ray")
+        # For a Ray of one machine; its name is older than its use on Linux. Without it 127.0.0.1 is not taken.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray = require("ray", extra="ray")
+    if own and tuple(int(part) for part in ray.__version__.split(".")[:2]) < TOKENS_SINCE:
+        raise UserError(f"Ray {ray.__version__} asks nobody for a token: pip install 'ray[serve]>=2.52'")
+    return ray
 
 
 @contextlib.contextmanager

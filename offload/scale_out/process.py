@@ -22,10 +22,11 @@ from tercel.core.errors import UserError, require
 
 def parse_replicas(text: str) -> tuple[int, int]:
     """MIN:MAX, or N for N:N. Raises UserError."""
-    least, _, most = text.partition(":")
-    if not least.isdecimal() or not (most or least).isdecimal():
+    least, colon, most = text.partition(":")
+    most = most if colon else least
+    if not least.isdecimal() or not most.isdecimal():
         raise UserError(f"--replicas {text}: write MIN:MAX, such as 1:4")
-    return int(least), int(most or least)
+    return int(least), int(most)
 
 
 def serve_replicated(
@@ -47,7 +48,7 @@ def serve_replicated(
     )
     if address is None:
         ModelFolder(options.models)  # a word about a wrong folder now, and not after Ray has started
-        say("ray: starting; its control ports listen on every address and ask for a token that only it knows")
+        say("ray: starting")
     with replicas(settings, address) as handle:
         say(f"ray: {counts[0]} to {counts[1]} replicas")
         fleet = Fleet(handle, limit=2 * options.queue_limit * counts[1])

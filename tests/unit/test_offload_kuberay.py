@@ -18,6 +18,7 @@ from offload.scale_out.replica import Replica, ReplicaOptions, build
 from offload.wire.service import STREAM, UNARY
 from tercel.core.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray, about itself
 FOLDER = Path(__file__).resolve().parents[2] / "launch" / "cloud"
 
 
