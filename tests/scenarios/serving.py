@@ -20,14 +20,7 @@ from offload.remote import RemoteExecutor
 from offload.tasks import Option, Task, TaskKind
 
 CLOCK = WallClock()
-SERVE = (
-    "import argparse, sys\n"
-    "from tercel.cli_serve import add_serve\n"
-    "parser = argparse.ArgumentParser()\n"
-    "add_serve(parser.add_subparsers())\n"
-    "args = parser.parse_args(['serve', *sys.argv[1:]])\n"
-    "sys.exit(args.run(args))\n"
-)
+SERVE = [sys.executable, "-m", "tercel.cli", "serve"]
 
 
 class Served:
@@ -38,7 +31,7 @@ class Served:
         self._account = Path(self._folder.name) / "account.json"
         words = ["--models", models, "--listen", listen, "--json", self._account, *options]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*SERVE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
