@@ -20,7 +20,7 @@ from offload.remote import RemoteExecutor
 from offload.tasks import Option, Task, TaskKind
 
 CLOCK = WallClock()
-SERVE = [sys.executable, "-m", "tercel.cli", "serve"]
+SERVE = "import sys; from tercel.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
 
 
 class Served:
@@ -31,7 +31,7 @@ class Served:
         self._account = Path(self._folder.name) / "account.json"
         words = ["--models", models, "--listen", listen, "--json", self._account, *options]
         self.process = subprocess.Popen(
-            [*SERVE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-c", SERVE, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

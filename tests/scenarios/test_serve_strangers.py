@@ -7,6 +7,7 @@ import datetime as dt
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_a_token_is_not_sent_in_clear_and_a_bare_port_is_not_opened(models: Path
         (["--metrics", "0.0.0.0:0", "--listen", "127.0.0.1:0"], "asks for no token"),
         (["--listen", "127.0.0.1:0", "--tls", papers.key, papers.certificate], "cannot be opened"),
     ]:
-        words_of = [*SERVE, "--models", models, *options]
+        words_of = [sys.executable, "-c", SERVE, "--models", models, *options]
         ended = subprocess.run(list(map(str, words_of)), capture_output=True, text=True, check=False, timeout=60)
         assert ended.returncode == 2
         assert words in ended.stderr
