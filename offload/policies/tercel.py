@@ -66,7 +66,7 @@ class _Offer(NamedTuple):
 class Tercel:
     """See the module. qoe_weight: how much a window's bonus counts beside the utility of tasks."""
 
-    def __init__(self, context: PolicyContext, *, qoe_weight: float = 2.0) -> None:
+    def __init__(self, context: PolicyContext, *, qoe_weight: float = 3.0) -> None:
         self.wake_ns: int | None = None
         self._lanes = context.lanes
         self._qoe_weight = qoe_weight
