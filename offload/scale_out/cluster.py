@@ -8,12 +8,14 @@ random token, which only its own processes know.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,20 +26,56 @@ from tercel.core.errors import UserError, require
 OBJECT_STORE_BYTES = 256 << 20
 """Of a Ray that is started here: tensors above 100 kB pass through it."""
 TOKENS_SINCE = (2, 52)
+PR_SET_CHILD_SUBREAPER = 36
+END_S = 5.0
+"""Processes that are killed have so long to be gone."""
 
 
 @contextlib.contextmanager
 def replicas(options: ReplicaOptions, address: str | None) -> Iterator[Any]:
     """The handle of running replicas; at the end they are gone, and so is what was started for them.
 
-    address: of a running Ray, HOST:PORT or "auto"; None: one of our own. Raises UserError.
+    address: of a running Ray, HOST:PORT or "auto"; None: one of our own, and then all that this process starts
+    meanwhile is taken to be Ray's. Raises UserError.
     """
-    ray, folder = _environment_and_ray(own=address is None), Path(tempfile.mkdtemp(prefix="tercel-ray-"))
+    ray = _environment_and_ray(own=address is None)
+    with (
+        _own_processes() if address is None else contextlib.nullcontext("") as folder,
+        _ray(ray, options, address, folder),
+    ):
+        yield _run(ray, options, joined=address is not None)
+
+
+@contextlib.contextmanager
+def _own_processes() -> Iterator[str]:
+    """A folder for processes that are gone at the end, and then the folder, too. Some of Ray's outlive their parents
+    for a while, above all if it was stopped while it started; on Linux these become our children, and are ended."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until there is a loop that listens for it
+    folder = tempfile.mkdtemp(prefix="tercel-ray-")
     try:
-        with _ray(ray, options, address, folder):
-            yield _run(ray, options, joined=address is not None)
+        yield folder
     finally:
+        ends_s = time.monotonic() + END_S
+        while prctl is not None and (children := _children()) and time.monotonic() < ends_s:
+            for pid in children:
+                with contextlib.suppress(OSError):  # gone, or waited for by who has started it
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, os.WNOHANG)
+            time.sleep(0.01)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            after_name = path.read_text(errors="replace").rpartition(")")[2].split()
+            if int(after_name[1]) == os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _environment_and_ray(*, own: bool) -> Any:
@@ -55,7 +93,7 @@ def _environment_and_ray(*, own: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _ray(ray: Any, options: ReplicaOptions, address: str | None, folder: Path) -> Iterator[None]:
+def _ray(ray: Any, options: ReplicaOptions, address: str | None, folder: str) -> Iterator[None]:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": APPLICATION}
     try:
         if address is None:
@@ -66,7 +104,7 @@ def _ray(ray: Any, options: ReplicaOptions, address: str | None, folder: Path) -
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
+                _temp_dir=folder,
                 **quiet,
             )
         else:

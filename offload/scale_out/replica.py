@@ -229,6 +229,7 @@ def application(options: ReplicaOptions) -> Any:
                 "min_replicas": least,
                 "max_replicas": most,
                 "target_ongoing_requests": options.target,
+                "metrics_interval_s": 1,  # not ten: load comes fast
                 "look_back_period_s": 4,
                 "upscale_delay_s": 2,
                 "downscale_delay_s": 60,

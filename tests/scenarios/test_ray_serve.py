@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -30,7 +31,7 @@ from offload.tasks import Task
 from offload.wire import messages as pb
 from offload.wire.service import InferenceStub
 from offload.wire.tensors import put_tensors
-from tests.scenarios.ray_serving import Cluster, RayServed, command_of, proxied, running_cluster
+from tests.scenarios.ray_serving import Cluster, RayServed, command_of, descendants_of, proxied, running_cluster
 from tests.scenarios.serving import CLOCK, SERVE, client_of, kind_of
 from tests.unit import onnx_files
 
@@ -204,7 +205,7 @@ def test_what_is_cancelled_leaves_the_queues_of_the_replicas(server: RayServed, 
             began_s = time.perf_counter()
             assert await client.run(kind_of("long", 60_000), ONE) == "done"
             assert time.perf_counter() - began_s < 10 * each_s  # and not behind twenty others
-            assert client.executor.counts.cancelled == 40
+            assert client.executor.counts.cancelled >= 30  # the others were quick
 
     asyncio.run(asyncio.wait_for(main(), 120))
 
@@ -257,7 +258,7 @@ def test_at_the_end_everything_is_accounted_for_once_and_nothing_is_left(server:
     assert len(answered) == 4  # two, and two in place of those that were killed
     assert int(server.said("retried: ")) >= 2  # of the requests that were under way when they were killed
     assert all(row["failed"] == 0 for row in rows.values())
-    assert 40 <= rows["long"]["cancelled"] <= 80  # what had come to the server by then
+    assert 30 <= rows["long"]["cancelled"] <= 80  # what had come to the server by then
     gone_by_s = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < gone_by_s, [command_of(pid) for pid in started]
@@ -278,9 +279,26 @@ def test_a_wrong_command_is_one_line_and_starts_nothing(models: Path, tmp_path: 
     ]:
         command = [sys.executable, "-c", SERVE, *map(str, options)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert words in ended.stderr.strip().splitlines()[-1]
-        assert "UserError" in ended.stderr
+        assert ended.returncode == 2
+        assert words in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
         assert "ray: starting" not in ended.stdout
+
+
+def test_stopped_while_ray_starts_it_leaves_nothing(models: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", SERVE, "--models", str(models), "--ray", "--listen", "127.0.0.1:0"]
+        environment = {**os.environ, "TMPDIR": folder}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ends_s = time.monotonic() + 60
+        while not any("raylet" in command_of(pid)[0] for pid in descendants_of(process.pid)):
+            assert time.monotonic() < ends_s
+            time.sleep(0.05)
+        started = descendants_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) != 0
+        assert list(Path(folder).iterdir()) == []
+        assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
 
 
 # --- a Ray that is there already -----------------------------------------------------------------------------------
