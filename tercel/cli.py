@@ -72,7 +72,9 @@ def _add_replay(verbs: Any) -> None:
         "  tercel replay drive.mcap\n"
         "  tercel replay drive.mcap --graph launch/graphs/camera_lidar.yaml --model yolox_nano.onnx\n"
         "  tercel replay bag_folder --remap /lidar/points:=/velodyne_points --out out/bag --json numbers.json\n"
-        "  tercel replay drive.mcap --charge board/summary.json     # with the timings that board had\n",
+        "  tercel replay drive.mcap --charge board/summary.json     # with the timings that board had\n"
+        "  tercel replay drive.mcap --graph camera --model yolox_nano.onnx \\\n"
+        "      --offload launch/offload/board_and_server.yaml --trace lte.up.gz     # board and server, over a link\n",
     )
     parser.add_argument("recording", type=Path, help="an MCAP file, a rosbag2 folder or a ROS 1 bag")
     parser.add_argument("--graph", metavar="FILE", help="a graph file or the name of one (default: picked)")
@@ -91,6 +93,10 @@ def _add_replay(verbs: Any) -> None:
         metavar="none|measured|FILE",
         help="virtual time that work takes: none, what it takes here, or a board's summary.json (default none)",
     )
+    parser.add_argument(
+        "--offload", type=Path, metavar="FILE", help="networks run where the offload manager decides, in FILE's times"
+    )
+    parser.add_argument("--trace", metavar="T", help="with --offload: another link (see tercel link-proxy --help)")
     parser.add_argument("--threads", type=int, default=2, help="threads for networks (default 2)")
     parser.add_argument("--no-report", action="store_true", help="leave report.html out")
 
@@ -100,6 +106,8 @@ def _replay(args: argparse.Namespace) -> int:
 
     if args.threads < 1 or args.seed < 0:
         raise UserError("--threads begins at 1 and --seed at 0")
+    if args.trace and not args.offload:
+        raise UserError("--trace goes with --offload; add it")
     options = ReplayOptions(
         recording=args.recording,
         graph=args.graph,
@@ -111,6 +119,8 @@ def _replay(args: argparse.Namespace) -> int:
         threads=args.threads,
         report=not args.no_report,
         command=_command(args),
+        offload=args.offload,
+        trace=args.trace,
     )
     progress = Progress("replay")
     summary, table = run_replay(options, print, progress)
@@ -130,6 +140,8 @@ def _command(args: argparse.Namespace) -> str:
     words += [word for model in args.model for word in ("--model", Path(model).name)]
     words += [word for pair in args.remap for word in ("--remap", pair)]
     words += ["--charge", Path(args.charge).name] if args.charge != "none" else []
+    words += ["--offload", args.offload.name] if args.offload else []
+    words += ["--trace", Path(args.trace).name] if args.trace else []
     words += ["--seed", str(args.seed)] if args.seed else []
     return shlex.join(words)
 

@@ -132,12 +132,14 @@ def replay(
     sink: Sink,
     charge: Charge = charge_nothing,
     progress: Callable[[float], None] = lambda _fraction: None,
+    clock: VirtualClock | None = None,
 ) -> ReplayAccount:
-    """Run a recording through a graph. sources: the graph's topic -> the recording's (see graph.bind).
+    """Run a recording through a graph. sources: the graph's topic -> the recording's (see graph.bind). clock: one that
+    starts with the recording, where models need it, too; it is closed at the end.
 
     Every output of every component goes to `sink`. Returns the account; a component that fails raises.
     """
-    clock = VirtualClock(recording.start_ns)
+    clock = clock or VirtualClock(recording.start_ns)
     readers: dict[str, list[tuple[_Runner, str]]] = {}
 
     def publish(topic: str, message: Message) -> None:

@@ -17,6 +17,7 @@ from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
 from tercel.hosts.recording import Recording, RecordingWriter, open_recording
 from tercel.hosts.replay import replay
 from tercel.report.evaluate import evaluate
+from tercel.report.offloading import Offloading, offload_line
 from tercel.report.summary import peak_rss_mb, summarise, table
 
 # Small chunks, so that a killed replay has lost a second or two of results, not a minute.
@@ -25,7 +26,10 @@ RESULT_CHUNK_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What the user asked for. models and remap as on the command line; charge: none, measured or a file."""
+    """What the user asked for. models and remap as on the command line; charge: none, measured or a file.
+
+    offload: where networks run in what time, and over which link; trace: another link.
+    """
 
     recording: Path
     graph: str | None
@@ -37,6 +41,8 @@ class ReplayOptions:
     threads: int
     report: bool
     command: str
+    offload: Path | None = None
+    trace: str | None = None
 
 
 def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any) -> tuple[dict[str, Any], str]:
@@ -55,15 +61,26 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
     say(f"graph: {graph.name} ({reason})")
     models = _open_models(graph, options)
     charge = _choose_charge(options, graph)
+    offloading = _offload(graph, models, recording, options)
 
     options.out.mkdir(parents=True, exist_ok=True)
     with RecordingWriter(result_path, chunk_bytes=RESULT_CHUNK_BYTES) as writer:
         _copy_static_transforms(recording, writer)
-        account = replay(recording, graph, sources, models=models, sink=_sink(writer), charge=charge, progress=progress)
+        account = replay(
+            recording,
+            graph,
+            sources,
+            models=offloading.models if offloading else models,
+            sink=offloading.listening(_sink(writer)) if offloading else _sink(writer),
+            charge=charge,
+            progress=progress,
+            clock=offloading.clock if offloading else None,
+        )
     progress.done()
 
     told = {"graph_reason": reason, "charge": options.charge, "seed": options.seed, "command": options.command}
     summary = summarise(recording, graph, sources, account, told)
+    summary.update({"offload": offloading.summary()} if offloading else {})
     result = open_recording(result_path)
     summary.update(evaluate(recording, result))
     summary["wall"]["peak_rss_mb"] = peak_rss_mb()
@@ -76,7 +93,7 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
         summary["wall"]["peak_rss_mb"] = peak_rss_mb()
         summary["wall"]["report_s"] = round(time.perf_counter() - began_s, 3)
         _write_summary(options.out, summary)
-    return summary, table(summary)
+    return summary, "\n".join([table(summary), *([offload_line(summary["offload"])] if offloading else [])])
 
 
 def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
@@ -98,6 +115,16 @@ def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
     from perception.runtime import LocalModels, load_network
 
     return LocalModels({name: load_network(path, threads=options.threads) for name, path in files.items()})
+
+
+def _offload(graph: Graph, models: Any, recording: Recording, options: ReplayOptions) -> Offloading | None:
+    if options.offload is None:
+        return None
+    if models is None:
+        raise UserError(f"graph {graph.name} runs no networks: leave --offload out, or say --graph camera")
+    if options.charge != "none":
+        raise UserError(f"--offload charges networks by {options.offload.name}: leave --charge out")
+    return Offloading(options.offload, options.trace, graph, models, recording.start_ns, options.seed)
 
 
 def _choose_charge(options: ReplayOptions, graph: Graph) -> Charge:

@@ -246,7 +246,7 @@ def number_tables(summary: Summary) -> str:
     """Odometry, tracking and wall times: every number that the summary has about them."""
     titles = {
         "odometry": "Odometry", "tracking_3d": "Tracks in space", "tracking_2d": "Tracks in the image",
-        "wall": "This run",
+        "offload": "Offloading", "wall": "This run",
     }  # fmt: skip
     blocks = []
     for key, title in titles.items():
