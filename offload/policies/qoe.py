@@ -15,6 +15,9 @@ from offload.tasks import Task
 HOPELESS = 0.2
 """Share of failures in the last window from which on a kind that begins to fail again is given up."""
 
+SPARE = 5.0
+"""Failures that a budget is taken to have beside its own: with less, kinds that fail now and then cost too much."""
+
 
 @dataclass
 class _Count:
@@ -67,5 +70,5 @@ class Windows:
             return 0.0
         price = kind.qoe_bonus / max(1.0, kind.qoe_target * wanted)
         if count.failed + 1 > may_fail * count.created:
-            price = max(price, kind.qoe_bonus / (2.0 + max(budget, 0.0)))
+            price = max(price, kind.qoe_bonus / (SPARE + max(budget, 0.0)))
         return price
