@@ -3,11 +3,16 @@
 The manager tells its policy of arrivals, of lanes that are free again, of results and of time; starts what the policy
 starts, and settles each task exactly once. A split run is a head on the board and then a tail on the far side. The same
 object runs under the replay host's and the simulator's virtual clock and live.
+
+A programmer's mistake, be it a policy that starts what does not wait or an executor that raises what it should not,
+ends the manager at once: what is open is dropped and accounted for, and the error is raised by `submit`, `run`, `drain`
+and `close`, whichever waits or comes next. A failure is never waited for in vain, and never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -20,7 +25,11 @@ NEVER_SENT = "never left the board"
 TOO_LATE_ON_EDGE = "late on the board"
 TOO_LATE_REMOTE = "late in the cloud"
 CLOSED = "manager closed"
+BROKEN = "manager failed"
 STARTED_LATE = "started after its deadline"
+
+MOST_RINGS = 1000
+"""A policy that is woken so often within one instant and still wants to be would be woken for ever."""
 
 
 def _ignore(_outcome: Outcome) -> None:
@@ -30,7 +39,8 @@ def _ignore(_outcome: Outcome) -> None:
 class Manager:
     """Runs tasks by one policy. All calls come from the event loop's thread.
 
-    remote may be None where no policy sends anything there. on_outcome is called once for each task.
+    remote may be None where no policy sends anything there. on_outcome is called once for each task, in the order in
+    which they end, and before anybody who waits for the task goes on.
     """
 
     def __init__(
@@ -50,14 +60,16 @@ class Manager:
         self._on_outcome = on_outcome
         self._open: dict[int, Task] = {}
         self._waiters: dict[int, asyncio.Future[Outcome]] = {}
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._running: set[int] = set()
+        self._jobs: dict[asyncio.Task[None], None] = {}  # runs and alarms; a dict, since its order is that of starting
         self._alarm_ns: int | None = None
-        self._alarms: set[asyncio.Task[None]] = set()
+        self._rings = (0, 0)  # when the policy was woken last, and how often at that instant
         self._empty = asyncio.Event()
         self._empty.set()
         self._pending: deque[Decision] = deque()
         self._carrying_out = False
         self._closed = False
+        self._failure: BaseException | None = None
 
     @property
     def open_tasks(self) -> int:
@@ -65,38 +77,98 @@ class Manager:
         return len(self._open)
 
     def submit(self, task: Task) -> None:
-        """Take a task in. Raises ValueError for an id that is still open."""
-        if task.id in self._open:
-            raise ValueError(f"task {task.id} is already here")
-        if self._closed:
-            raise ValueError("the manager is closed")
+        """Take a task in.
+
+        Raises ValueError for an id that is still open, a weight that is no number and a manager that is closed; the
+        failure of one that has failed, or fails at this.
+        """
+        self._check(task)
         self._open[task.id] = task
         self._empty.clear()
-        self._carry_out(self._policy.arrived(self._clock.now_ns, task))
+        try:
+            self._carry_out(self._policy.arrived(self._clock.now_ns, task))
+        except Exception as error:
+            self._fail(error)
+            raise
 
     async def run(self, task: Task) -> Outcome:
-        """Take a task in and wait for its end."""
+        """Take a task in and wait for its end. Raises as `submit` and `drain` do.
+
+        Whoever is cancelled while waiting leaves the task here: it goes on to its end, which on_outcome is told.
+        """
+        self._check(task)
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiters[task.id] = waiter
         try:
             self.submit(task)
             return await waiter
         finally:
-            self._waiters.pop(task.id, None)
+            if self._waiters.get(task.id) is waiter:
+                del self._waiters[task.id]
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()  # or asyncio says that nobody has seen what `submit` raised
 
     async def drain(self) -> None:
-        """Wait until every task has ended."""
+        """Wait until every task has ended. Raises what made the manager fail, if it has."""
         await self._empty.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def close(self) -> None:
-        """End now: what runs is cancelled, every open task is dropped and accounted for."""
+        """End now: what runs is cancelled and waited for, every open task is dropped and accounted for.
+
+        May be called again. Raises what made the manager fail, if it has, when all that is done.
+        """
         self._closed = True
-        running = [*self._running.values(), *self._alarms]
-        for run in running:
-            run.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        jobs = list(self._jobs)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        self._give_up(CLOSED)
+        if self._failure is not None:
+            raise self._failure
+
+    def _check(self, task: Task) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed:
+            raise ValueError("the manager is closed")
+        if task.id in self._open:
+            raise ValueError(f"task {task.id} is already here")
+        if not math.isfinite(task.weight):
+            raise ValueError(f"task {task.id}: the weight {task.weight} is no number")
+
+    # --- failure ---------------------------------------------------------------------------------------------------
+
+    def _keep(self, job: asyncio.Task[None]) -> None:
+        self._jobs[job] = None
+        job.add_done_callback(self._job_over)
+
+    def _job_over(self, job: asyncio.Task[None]) -> None:
+        del self._jobs[job]
+        if job.cancelled():
+            if not self._closed:
+                self._fail(RuntimeError("an executor cancelled a run that the manager did not"))
+        elif (error := job.exception()) is not None:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Only the first failure counts: others are likely its consequences."""
+        if self._failure is not None:
+            return
+        self._failure = error
+        self._closed = True
+        self._pending.clear()
+        for job in self._jobs:
+            job.cancel()
+        self._give_up(BROKEN)
+
+    def _give_up(self, reason: str) -> None:
         for task in list(self._open.values()):
-            self._settle(Outcome(task, Fate.DROPPED, self._clock.now_ns, CLOSED))
+            try:
+                self._settle(Outcome(task, Fate.DROPPED, self._clock.now_ns, reason))
+            except Exception as error:  # on_outcome's: the others must be accounted for all the same
+                self._fail(error)
 
     # --- decisions -------------------------------------------------------------------------------------------------
 
@@ -118,17 +190,21 @@ class Manager:
         self._set_alarm()
 
     def _start(self, task: Task, option: Option) -> None:
-        if task.id not in self._open or task.id in self._running:
+        if self._open.get(task.id) is not task or task.id in self._running:
             raise ValueError(f"the policy starts task {task.id}, which is not waiting")
+        if option not in task.kind.options:
+            raise ValueError(f"the policy starts task {task.id} in a way that {task.kind.name} does not have")
+        if option.place != "edge" and self._remote is None:
+            raise ValueError(f"the policy sends task {task.id} to a cloud that is not there")
         if self._clock.now_ns >= task.deadline_ns:
             self._end(Outcome(task, Fate.DROPPED, self._clock.now_ns, STARTED_LATE))
             return
-        run = asyncio.get_running_loop().create_task(self._run(task, option))
-        self._running[task.id] = run
+        self._running.add(task.id)
+        self._keep(asyncio.get_running_loop().create_task(self._run(task, option)))
 
     def _drop(self, decision: Drop) -> None:
         task = decision.task
-        if task.id not in self._open or task.id in self._running:
+        if self._open.get(task.id) is not task or task.id in self._running:
             raise ValueError(f"the policy drops task {task.id}, which is not waiting")
         self._end(Outcome(task, Fate.DROPPED, self._clock.now_ns, decision.reason))
 
@@ -147,16 +223,14 @@ class Manager:
             self._free_lane(task, began_ns)
         if option.place == "edge":
             self._end_run(self._done(task, option, began_ns, head))
-        else:
-            await self._run_remote(task, option, began_ns, head)
+        elif self._remote is not None:  # as `_start` has seen to
+            await self._run_remote(self._remote, task, option, began_ns, head)
 
-    async def _run_remote(self, task: Task, option: Option, began_ns: int, head: Ran) -> None:
-        if self._remote is None:
-            raise ValueError(f"the policy sends task {task.id} to a cloud that is not there")
+    async def _run_remote(self, remote: Remote, task: Task, option: Option, began_ns: int, head: Ran) -> None:
         try:
-            tail = await self._remote.run(task, option, head.outputs)
+            tail = await remote.run(task, option, head.outputs)
         except TaskLost as lost:
-            del self._running[task.id]
+            self._running.discard(task.id)
             if not self._closed:
                 self._carry_out(self._policy.returned(self._clock.now_ns, task, option, lost.reason))
         except TaskTooLate as late:
@@ -183,8 +257,13 @@ class Manager:
         return Outcome(task, Fate.LATE, now_ns, reason, option, timing, -option.cost, ran.outputs)
 
     def _uploaded(self, task: Task) -> None:
-        if task.id in self._running and not self._closed:
+        """Comes from the remote executor, which must not pay for what fails here."""
+        if self._open.get(task.id) is not task or task.id not in self._running or self._closed:
+            return
+        try:
             self._carry_out(self._policy.uploaded(self._clock.now_ns, task))
+        except Exception as error:
+            self._fail(error)
 
     def _free_lane(self, task: Task, began_ns: int) -> None:
         now_ns = self._clock.now_ns
@@ -192,7 +271,7 @@ class Manager:
             self._carry_out(self._policy.lane_freed(now_ns, task, now_ns - began_ns))
 
     def _end_run(self, outcome: Outcome) -> None:
-        del self._running[outcome.task.id]
+        self._running.discard(outcome.task.id)
         self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
@@ -201,13 +280,19 @@ class Manager:
             self._carry_out(self._policy.ended(outcome.ended_ns, outcome))
 
     def _settle(self, outcome: Outcome) -> None:
+        """Account for a task; nothing if it was given up meanwhile."""
+        if self._open.get(outcome.task.id) is not outcome.task:
+            return
         del self._open[outcome.task.id]
-        self._on_outcome(outcome)
         waiter = self._waiters.pop(outcome.task.id, None)
         if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
+            if self._failure is None:
+                waiter.set_result(outcome)
+            else:
+                waiter.set_exception(self._failure)
         if not self._open:
             self._empty.set()
+        self._on_outcome(outcome)
 
     # --- alarms ----------------------------------------------------------------------------------------------------
 
@@ -217,17 +302,18 @@ class Manager:
         if wake_ns is None or self._closed or (self._alarm_ns is not None and self._alarm_ns <= wake_ns):
             return
         self._alarm_ns = wake_ns
-        alarm = asyncio.get_running_loop().create_task(self._ring(wake_ns))
-        self._alarms.add(alarm)
-        alarm.add_done_callback(self._alarms.discard)
+        self._keep(asyncio.get_running_loop().create_task(self._ring(wake_ns)))
 
     async def _ring(self, when_ns: int) -> None:
         await self._clock.sleep_until_ns(when_ns)
         if self._alarm_ns != when_ns:
             return  # an earlier one took its place
         self._alarm_ns = None
-        wake_ns = self._policy.wake_ns
-        if wake_ns is not None and wake_ns <= self._clock.now_ns:
-            self._carry_out(self._policy.woken(self._clock.now_ns))
-        else:
+        now_ns, wake_ns = self._clock.now_ns, self._policy.wake_ns
+        if wake_ns is None or wake_ns > now_ns:
             self._set_alarm()
+            return
+        self._rings = now_ns, self._rings[1] + 1 if self._rings[0] == now_ns else 1
+        if self._rings[1] > MOST_RINGS:
+            raise ValueError(f"the policy wants to be woken at {now_ns} ns again and again")
+        self._carry_out(self._policy.woken(now_ns))

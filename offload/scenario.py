@@ -11,7 +11,7 @@ The kinds and workloads of `launch/fleets` are those of DEMS (arXiv 2412.20860, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,14 @@ class Fleet:
     slowdowns: tuple[Slowdown, ...] = ()
     cold: ColdStarts | None = None
     window_ns: int = 20 * SECOND_NS
-    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.drones, self.drones_per_box, self.lanes, self.period_ns, self.window_ns) < 1 or not self.kinds:
+            raise ValueError("drones, drones_per_box, lanes, period_ns and window_ns must be at least 1; name a kind")
+        if self.duration_ns < self.period_ns or self.jitter_ns < 0:
+            raise ValueError("duration_ns must be at least one period_ns and jitter_ns at least 0")
+        if not 0 <= self.size_bytes[0] <= self.size_bytes[1]:
+            raise ValueError(f"size_bytes is (least, greatest), not {self.size_bytes}")
 
     @property
     def boxes(self) -> int:
@@ -112,7 +119,13 @@ class Fleet:
 
 
 def draw_day(fleet: Fleet, links: Sequence[Link], seed: int) -> Day:
-    """Draw a day of a fleet. links: one for each box. Each quantity has its own stream, so that none moves another."""
+    """Draw a day of a fleet. Each quantity has its own stream, so that none moves another.
+
+    links: one for each box. A task whose kind has no cloud option, or only split ones, has the server's stated time.
+    Raises ValueError if there are fewer or more links than boxes.
+    """
+    if len(links) != fleet.boxes:
+        raise ValueError(f"{fleet.boxes} boxes need as many links, not {len(links)}")
     phase, order, jitter, size, edge, server = (np.random.default_rng([seed, stream]) for stream in range(6))
     segments = fleet.duration_ns // fleet.period_ns
     phases_ns = phase.integers(0, fleet.period_ns, fleet.drones)

@@ -43,8 +43,10 @@ class SimulatedEdge:
         self._busy += 1
         now_ns = self._clock.now_ns
         took_ns = round(option.edge_ns * self._factors[task.id] * self._day.slowdown(now_ns))
-        await self._clock.sleep_until_ns(now_ns + took_ns)
-        self._busy -= 1
+        try:
+            await self._clock.sleep_until_ns(now_ns + took_ns)
+        finally:
+            self._busy -= 1
         return Ran(payload, edge_ns=took_ns)
 
 
@@ -127,7 +129,11 @@ def simulate(
     deviate: float | None = 1.645,
     progress: Callable[[float], None] = lambda _fraction: None,
 ) -> Run:
-    """Run a day under one policy, made anew for each box. deviate: see PolicyContext."""
+    """Run a day under one policy, made anew for each box. deviate: see PolicyContext.
+
+    progress: is told the share of boxes that are done. Raises ValueError for a policy that starts what does not wait,
+    more than there are lanes, or wants to be woken for ever.
+    """
     outcomes: list[Outcome | None] = [None] * len(day.created_ns)
     context = PolicyContext(day.kinds, day.lanes, deviate, day.window_ns)
     for box in range(len(day.links)):
