@@ -36,8 +36,8 @@ CHOSEN_OF_MORE = 12
 """Tasks that one decision looks at: all, or of more than MOST_PLANNED these, half of them those that are due first, the
 others those with most utility per time."""
 MOST_EXPECTED = 8
-AHEAD_NS = 300_000_000
-"""How far ahead arrivals are expected: about as long as a run on a lane."""
+AHEAD_NS = 500_000_000
+"""How far ahead arrivals are expected: about as long as a long run on a lane."""
 PACE_NS = 50_000_000
 """Beside a round trip, how much upload may be under way before more is sent."""
 CAUTION = 1.0
@@ -107,7 +107,7 @@ class Tercel:
     def lane_freed(self, now_ns: int, task: Task, took_ns: int) -> Sequence[Decision]:
         """A lane is free; what was a head is on its way up now."""
         option, _ = self._running[task.id]
-        self._board.observe(option, took_ns)
+        self._board.observe(now_ns, option, took_ns)
         self._running[task.id] = option, -1
         if option.place == "split":
             self._remote.send(now_ns, task, option)
@@ -263,7 +263,7 @@ class Tercel:
             for option in task.kind.options:
                 if option.place == "edge":
                     gain = task.utility(option) + prices[task.id] - fallback
-                    took_ns = self._board.edge_ns(option)
+                    took_ns = self._board.edge_ns(now_ns, option)
                     jobs.append(Job(task.id, now_ns, task.deadline_ns, took_ns, gain, (task, option)))
                 elif option.place == "split" and task.id not in self._refused and now_ns >= self._paused_until_ns:
                     jobs.append(self._head(now_ns, task, option, prices[task.id], fallback, rate))
@@ -273,7 +273,7 @@ class Tercel:
 
     def _head(self, now_ns: int, task: Task, option: Option, price: float, fallback: float, rate: float) -> Job:
         """The head of a split run as a job; its tail must still be in time."""
-        took_ns = self._board.edge_ns(option)
+        took_ns = self._board.edge_ns(now_ns, option)
         forecast = self._remote.forecast(now_ns, task, option, rate)
         left_ns = task.deadline_ns - now_ns - took_ns
         gain = self._remote.chance(forecast, left_ns) * (task.weight * option.benefit + price) - option.cost - fallback
@@ -292,7 +292,7 @@ class Tercel:
                 offer = self._offer(at_ns, Task(-1, kind, at_ns, size_bytes=size_bytes), 0.0, rate)
                 fallbacks[kind] = offer.value if offer is not None and now_ns >= self._paused_until_ns else 0.0
             gain = kind.edge.utility - fallbacks[kind]
-            jobs.append(Job(-1 - number, at_ns, at_ns + kind.deadline_ns, self._board.edge_ns(kind.edge), gain))
+            jobs.append(Job(-1 - number, at_ns, at_ns + kind.deadline_ns, self._board.edge_ns(now_ns, kind.edge), gain))
         return jobs
 
     def _start_planned(self, now_ns: int, lanes: list[Lane], decisions: list[Decision]) -> set[int]:
@@ -342,7 +342,7 @@ class Tercel:
             self._running[task.id] = option, -1
             self._remote.send(now_ns, task, option)
         else:
-            self._running[task.id] = option, now_ns + self._board.edge_ns(option)
+            self._running[task.id] = option, now_ns + self._board.edge_ns(now_ns, option)
         decisions.append(Start(task, option))
 
     def _set_wake(self, now_ns: int) -> None:
