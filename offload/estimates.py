@@ -19,6 +19,8 @@ from offload.tasks import Option, Task
 
 REVERT_NS = 3_000_000_000
 """After so much silence, 1 - 1/e of what is believed is the usual again."""
+SILENCE_NS = 1_000_000_000
+"""Pauses of this length are in the run of things."""
 USUAL_NS = 20_000_000_000
 """The busy time over which the usual rate of a link is a mean."""
 
@@ -35,22 +37,34 @@ def normal_cdf(z: float) -> float:
 class BoardEstimate:
     """How much longer than stated runs on the board take: an upper quantile over the last ones.
 
-    A board that runs hot is slower in all it does, so all options share the window.
+    A board that runs hot is slower in all it does, so all options share the window. One that seems too slow for
+    anything is given nothing and so shows nothing: after a silence the stated times are believed again.
     """
 
     def __init__(self, window: int = 12) -> None:
         self._factors: deque[float] = deque(maxlen=window)
         self._factor = 1.0
+        self._seen_ns = 0
 
-    def observe(self, option: Option, took_ns: int) -> None:
+    def observe(self, now_ns: int, option: Option, took_ns: int) -> None:
         """A run on the board has ended."""
+        if now_ns - self._seen_ns > SILENCE_NS:
+            self._factors.clear()
+        self._seen_ns = now_ns
         self._factors.append(took_ns / option.edge_ns)
         ranked = sorted(self._factors)
         self._factor = ranked[-1 - len(ranked) // 8]
 
-    def edge_ns(self, option: Option) -> int:
-        """The time on a lane to plan with."""
-        return round(option.edge_ns * self._factor)
+    def factor(self, now_ns: int) -> float:
+        """How much longer than stated runs are to be planned now."""
+        silent_ns = now_ns - self._seen_ns - SILENCE_NS
+        if silent_ns <= 0:
+            return self._factor
+        return 1.0 + math.exp(-silent_ns / REVERT_NS) * (self._factor - 1.0)
+
+    def edge_ns(self, now_ns: int, option: Option) -> int:
+        """The time on a lane to plan with, at least 1."""
+        return max(1, round(option.edge_ns * self.factor(now_ns)))
 
 
 @dataclass
@@ -170,7 +184,7 @@ class ServerEstimate:
         if known is None:
             return 1.0, usual
         mean, variance, seen_ns = known
-        if now_ns - seen_ns < 1_000_000_000:
+        if now_ns - seen_ns < SILENCE_NS:
             return mean, variance
         trust = math.exp(-(now_ns - seen_ns) / REVERT_NS)
         return 1.0 + trust * (mean - 1.0), usual + trust * (variance - usual)

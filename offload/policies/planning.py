@@ -87,9 +87,9 @@ def plan(jobs: Iterable[Job], free_ns: Sequence[int]) -> list[Lane]:
     """
     lanes = [Lane(at_ns) for at_ns in free_ns]
     soonest_ns = min(free_ns)
-    ranked = sorted([(_rank(job, soonest_ns), job) for job in jobs if job.gain > 0.0])
+    ranked = sorted([job for job in jobs if job.gain > 0.0], key=lambda job: _rank(job, soonest_ns))
     lane_of: dict[int, Lane] = {}
-    for _, job in ranked:
+    for job in ranked:
         if job.id in lane_of:
             _improve(lane_of[job.id], job)
             continue
