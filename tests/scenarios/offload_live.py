@@ -22,16 +22,17 @@ from tercel.core.errors import Rejected
 from tests.unit import onnx_files
 
 MODELS = ("near", "far")
-BOARD_S = {"near": 0.06, "far": 0.12}
-"""How long the board takes, at 10 frames a second: nearly twice what it can do alone."""
-RATE_HZ = 10.0
+BOARD_S = {"near": 0.12, "far": 0.24}
+"""How long the board takes, at 5 frames a second: nearly twice what it can do alone. It mostly sleeps, so that a test
+machine's other work does not decide what it gets done."""
+RATE_HZ = 5.0
 SETUP = """
 policy: {policy}
 models:
-  near: {{deadline_ms: 300, benefit: 1, qoe_bonus: 5, edge: {{ms: 63, cost: 0.01}},
-         cloud: {{ms: 80, cost: 0.1, upload_bytes: 20000}}}}
-  far: {{deadline_ms: 400, benefit: 2, qoe_bonus: 5, edge: {{ms: 123, cost: 0.02}},
-        cloud: {{ms: 80, cost: 0.2, upload_bytes: 20000}}}}
+  near: {{deadline_ms: 600, benefit: 1, qoe_bonus: 5, edge: {{ms: 125, cost: 0.01}},
+         cloud: {{ms: 130, cost: 0.1, upload_bytes: 40000}}}}
+  far: {{deadline_ms: 800, benefit: 1, qoe_bonus: 5, edge: {{ms: 245, cost: 0.02}},
+        cloud: {{ms: 130, cost: 0.1, upload_bytes: 40000}}}}
 spread: {{edge: 0.05, cloud: 0.3}}
 link: {{model: constant, rate_mbps: 20, rtt_ms: 50}}
 {server}
@@ -39,27 +40,22 @@ link: {{model: constant, rate_mbps: 20, rtt_ms: 50}}
 SIDE = 256
 
 
-def write_network(path: Path, products: int) -> Path:
-    """y (1, 1) from x (1, 5000), 20 kB: the sum of x by `gain`, at the price of so many products of matrices."""
-    half = onnx_files.constant("half", np.eye(SIDE, dtype=np.float32) * np.float32(0.5))
-    nodes = [onnx_files.node("ReduceSum", ["x"], "s"), onnx_files.node("Mul", ["s", "half"], "m0")]
-    nodes += [onnx_files.node("MatMul", [f"m{i}", "half"], f"m{i + 1}") for i in range(products)]
+def write_network(path: Path, products: int = 4) -> Path:
+    """y (1, 1) from x (1, 10000), 40 kB: SIDE times the sum of x, at the price of so many products of matrices."""
+    one = onnx_files.constant("one", np.eye(SIDE, dtype=np.float32))
+    nodes = [onnx_files.node("ReduceSum", ["x"], "s"), onnx_files.node("Mul", ["s", "one"], "m0")]
+    nodes += [onnx_files.node("MatMul", [f"m{i}", "one"], f"m{i + 1}") for i in range(products)]
     nodes.append(onnx_files.node("ReduceSum", [f"m{products}"], "y"))
-    ends = [onnx_files.value_info("x", (1, 5000))], [onnx_files.value_info("y", (1, 1))]
-    path.write_bytes(onnx_files.model(nodes, *ends, [half]))
+    ends = [onnx_files.value_info("x", (1, 10000))], [onnx_files.value_info("y", (1, 1))]
+    path.write_bytes(onnx_files.model(nodes, *ends, [one]))
     return path
 
 
-def gain(products: int) -> float:
-    """y over the sum of x."""
-    return SIDE * 0.5 ** (products + 1)
-
-
-def write_models(folder: Path, products: int = 6) -> Path:
+def write_models(folder: Path) -> Path:
     """The networks that both sides run."""
     folder.mkdir(exist_ok=True)
     for name in MODELS:
-        write_network(folder / f"{name}.onnx", products)
+        write_network(folder / f"{name}.onnx")
     return folder
 
 
@@ -73,10 +69,10 @@ def write_setup(folder: Path, *, policy: str = "tercel", **server: Any) -> Offlo
 
 @dataclass
 class Board:
-    """One board in flight, and what became of its frames. said: its lines."""
+    """One board in flight, and what became of its frames. said: its lines; strange: its server answers twice."""
 
     models: OffloadedModels
-    scale: float
+    strange: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     asked: int = 0
@@ -85,8 +81,8 @@ class Board:
 
     async def look(self, model: str, number: int) -> None:
         """One frame; its answer must be its own."""
-        frame = np.zeros((1, 5000), np.float32)
-        frame[0, number % 5000] = number
+        frame = np.zeros((1, 10000), np.float32)
+        frame[0, number % 10000] = number
         self.asked += 1
         try:
             outputs = await self.models.infer(model, frame)
@@ -94,7 +90,7 @@ class Board:
             self.rejected += 1
             return
         assert outputs[0].shape == (1, 1)
-        assert outputs[0][0, 0] == np.float32(number * self.scale)
+        assert outputs[0][0, 0] == SIDE * number
         self.answered += 1
 
     def check(self) -> None:
@@ -112,7 +108,7 @@ class Board:
             assert counts.sent == counts.received + counts.refused + counts.lost + counts.expired + counts.cancelled
             with_answer = [outcome for outcome in self.outcomes if _came_from_server(outcome)]
             assert len(with_answer) == counts.received
-            assert counts.duplicate == counts.unknown == 0
+            assert self.strange or counts.duplicate == counts.unknown == 0
 
     def between(self, from_s: float, to_s: float) -> list[Outcome]:
         """Of the frames that were filmed in between, by `time.time()` as the board's clock has it."""
@@ -135,10 +131,10 @@ def share(outcomes: list[Outcome], *fates: Fate) -> float:
 
 
 @contextlib.asynccontextmanager
-async def board_of(folder: Path, setup: OffloadSetup, products: int = 6) -> AsyncIterator[Board]:
+async def board_of(folder: Path, setup: OffloadSetup, *, strange: bool = False) -> AsyncIterator[Board]:
     """A board with the networks of a folder, slowed to BOARD_S; its books are checked at the end."""
     networks = {name: load_network(folder / f"{name}.onnx") for name in MODELS}
-    board = Board(None, gain(products))  # type: ignore[arg-type]
+    board = Board(None, strange)  # type: ignore[arg-type]
 
     def infer(model: str, tensor: Any) -> Any:
         ends_s = time.monotonic() + BOARD_S[model]
