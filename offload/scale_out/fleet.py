@@ -41,7 +41,7 @@ class Fleet:
         self.queued = 0
         self.answered: Counter[str] = Counter()
         self.retried = 0
-        self._handle = handle
+        self._describe, self._run = handle.describe, handle.infer  # each look-up makes a handle anew
         self._limit = limit
         self._clock_ns = clock_ns
         errors, serve_errors = require("ray.exceptions", extra="ray"), require("ray.serve.exceptions", extra="ray")
@@ -52,7 +52,7 @@ class Fleet:
     async def refresh(self) -> None:
         """Ask a replica what it serves; if none says it, nothing is served."""
         try:
-            name, metadata, problems = await asyncio.wait_for(_answer(self._handle.describe.remote()), DESCRIBE_S)
+            name, metadata, problems = await asyncio.wait_for(_answer(self._describe.remote()), DESCRIBE_S)
         except (asyncio.TimeoutError, self._busy, *self._unavailable):
             self.models = {}
             return
@@ -105,7 +105,7 @@ class Fleet:
             remaining_ns = deadline_ns - self._clock_ns()
             if remaining_ns <= 0:
                 break
-            sent = self._handle.infer.remote(data, remaining_ns)
+            sent = self._run.remote(data, remaining_ns)
             try:
                 status, answer = await asyncio.wait_for(_answer(sent), remaining_ns / 1e9)
             except asyncio.TimeoutError:

@@ -27,12 +27,11 @@ import onnxruntime as ort
 import pytest
 
 from offload.remote_stream import RemoteAccess
-from offload.tasks import Task
 from offload.wire import messages as pb
 from offload.wire.service import InferenceStub
 from offload.wire.tensors import put_tensors
 from tests.scenarios.ray_serving import Cluster, RayServed, command_of, descendants_of, proxied, running_cluster
-from tests.scenarios.serving import CLOCK, SERVE, client_of, kind_of
+from tests.scenarios.serving import SERVE, client_of, kind_of
 from tests.unit import onnx_files
 
 pytestmark = pytest.mark.skipif(
@@ -193,11 +192,7 @@ def test_what_is_cancelled_leaves_the_queues_of_the_replicas(server: RayServed, 
             began_s = time.perf_counter()
             assert await client.run(kind_of("long", 30_000), ONE) == "done"
             each_s = time.perf_counter() - began_s
-            kind = kind_of("long", 60_000)
-            waiting = [
-                asyncio.ensure_future(client.executor.run(Task(0, kind, CLOCK.now_ns), kind.options[0], ONE))
-                for _ in range(40)
-            ]
+            waiting = [asyncio.ensure_future(client.run(kind_of("long", 60_000), ONE)) for _ in range(40)]
             await asyncio.sleep(0.3)
             for task in waiting:
                 task.cancel()

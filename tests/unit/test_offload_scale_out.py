@@ -172,6 +172,10 @@ class Handle:
     def infer(self) -> Handle:
         return self
 
+    @property
+    def describe(self) -> Handle:
+        return self
+
     def remote(self, data: bytes, timeout_ns: int) -> Sent:
         behaviour = self._behaviours.pop(0) if len(self._behaviours) > 1 else self._behaviours[0]
         self.sent.append(Sent(behaviour(data, timeout_ns)))
@@ -290,7 +294,7 @@ def test_who_gives_up_takes_the_request_back_from_its_replica() -> None:
         await asyncio.gather(asking, return_exceptions=True)
         with pytest.raises(Refused):
             await fleet.infer(request_of(), 10_000_000)
-        assert [sent.cancelled for sent in fleet._handle.sent] == [True, True]
+        assert [sent.cancelled for sent in fleet._run.sent] == [True, True]
         (account,) = fleet.accounts.values()
         assert (account.cancelled, account.expired, account.under_way) == (1, 1, 0)
 
