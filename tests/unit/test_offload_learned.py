@@ -28,6 +28,7 @@ from tests.benchmarks.learned_offload.policy import (
     LEFT_OUT,
     LearnedPolicy,
     Network,
+    Step,
     Steps,
     Watched,
     load_network,
@@ -229,30 +230,23 @@ def test_a_reward_is_a_blend_of_its_ends(reward: str) -> None:
     assert (first != second).any()
 
 
-def test_each_task_is_rewarded_once_at_its_last_decision() -> None:
-    day, steps = minute(24), Steps()
-    draws = np.random.default_rng(0)
-    run = simulate(day, partial(LearnedPolicy, network=random_network(1), preference=0.5, steps=steps, generator=draws))
-    of_task = rewards.task_rewards(day, run, "utility", 0.7)
-    of_step = rewards.step_rewards(steps.steps, of_task)
-    asked = sorted({step.task_id for step in steps.steps})
-    assert of_step.sum() == pytest.approx(of_task[asked].sum())
-    assert len(steps.steps) > len(asked)  # some were asked about twice
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**9), st.floats(-2, 2), st.floats(-2, 2)), min_size=1, max_size=12))
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 4)), min_size=1, max_size=12), st.integers(0, 99))
 @settings(max_examples=50, deadline=None)
-def test_undecayed_advantages_are_discounted_sums_less_values(rows: list[tuple[int, float, float]]) -> None:
-    now_ns = np.cumsum([row[0] for row in rows])
-    reward, values = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
-    wanted = [
-        sum(reward[later] * np.exp(-(now_ns[later] - now_ns[index]) / rewards.HORIZON_NS)
-            for later in range(index, len(rows))) - values[index]
-        for index in range(len(rows))
-    ]  # fmt: skip
-    assert_allclose(rewards.advantages(now_ns, reward, values, decay=1.0), wanted, atol=1e-9)
-    one_step = rewards.advantages(now_ns, reward, values, decay=0.0)
-    assert one_step[-1] == pytest.approx(reward[-1] - values[-1])
+def test_what_follows_from_a_decision_is_its_tasks_reward_and_later_ones_discounted(
+    rows: list[tuple[int, int]], seed: int
+) -> None:
+    of_task = np.random.default_rng(seed).normal(size=5)
+    now_ns = np.cumsum([row[0] for row in rows]).tolist()
+    tasks = [row[1] for row in rows]
+    steps = [Step(at, task, np.zeros(0), np.zeros(0), 0, 0.0) for at, task in zip(now_ns, tasks, strict=True)]
+    wanted = []
+    for index, task in enumerate(tasks):
+        total = of_task[task]
+        for other in set(tasks[index:]) - {task}:
+            last = max(place for place, one in enumerate(tasks) if one == other)
+            total += of_task[other] * np.exp(-(now_ns[last] - now_ns[index]) / rewards.HORIZON_NS)
+        wanted.append(total)
+    assert_allclose(rewards.returns(steps, of_task), wanted, atol=1e-9)
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=8))

@@ -138,6 +138,7 @@ class LearnedPolicy:
         self._generator = generator
         self._steps = steps
         self._may_drop = may_drop
+        self._kinds = context.kinds
         self._view = View(context, preference)
         self._new: list[Task] = []
 
@@ -158,7 +159,7 @@ class LearnedPolicy:
 
     def lane_freed(self, now_ns: int, task: Task, took_ns: int) -> Sequence[Decision]:
         """A lane is free."""
-        self._view.lane_freed(task, took_ns)
+        self._view.lane_freed(now_ns, task, took_ns)
         return self._decide(now_ns)
 
     def uploaded(self, now_ns: int, task: Task) -> Sequence[Decision]:
@@ -198,9 +199,8 @@ class LearnedPolicy:
     def _expire(self, now_ns: int, decisions: list[Decision]) -> None:
         """Drop what has no place left: too late for the board, and the network did not want it in the cloud."""
         arriving = {task.id for task in self._new}
-        for task in list(self._view.waiting.values()):
-            edge_ns = self._view.board_ns(task)
-            if task.id not in arriving and (edge_ns is None or now_ns + edge_ns > task.deadline_ns):
+        for task, latest_ns in self._latest_ns(now_ns):
+            if latest_ns < now_ns and task.id not in arriving:
                 del self._view.waiting[task.id]
                 decisions.append(Drop(task, EXPIRED))
 
@@ -240,10 +240,14 @@ class LearnedPolicy:
         decisions.append(Start(task, option))
 
     def _set_wake(self, now_ns: int) -> None:
-        self.wake_ns = None
-        latest = [task.deadline_ns - (self._view.board_ns(task) or 0) for task in self._view.waiting.values()]
-        if latest:
-            self.wake_ns = max(now_ns, min(latest)) + 1
+        latest_ns = min((at_ns for _, at_ns in self._latest_ns(now_ns)), default=None)
+        self.wake_ns = None if latest_ns is None else max(now_ns, latest_ns) + 1
+
+    def _latest_ns(self, now_ns: int) -> list[tuple[Task, int]]:
+        """The waiting tasks, and when each must be on a lane; creation for one that cannot run there."""
+        slow, waiting = self._view.slowness(now_ns), self._view.waiting.values()
+        takes_ns = {kind: round(kind.edge.edge_ns * slow) if kind.edge else kind.deadline_ns for kind in self._kinds}
+        return [(task, task.deadline_ns - takes_ns[task.kind]) for task in waiting]
 
 
 class Watched:
@@ -274,7 +278,7 @@ class Watched:
 
     def lane_freed(self, now_ns: int, task: Task, took_ns: int) -> Sequence[Decision]:
         """See Policy."""
-        self._view.lane_freed(task, took_ns)
+        self._view.lane_freed(now_ns, task, took_ns)
         return self._carried(now_ns, self._teacher.lane_freed(now_ns, task, took_ns))
 
     def uploaded(self, now_ns: int, task: Task) -> Sequence[Decision]:

@@ -3,8 +3,8 @@
 Two rewards, each with a preference w in 0..1 that the policy is told:
 
 "time and energy", after MEC-MORL: -(w * completion time / 1 s + (1 - w) * energy / 1 J). There the increase of the
-summed completion time is estimated when a task is placed; here a decision's own task's time is measured, and what it
-does to the others comes by their rewards. Time and energy have other units there (factors 0.01 and 50). Tasks there
+summed completion time is estimated when a task is placed; here each task's own time is measured, and what a decision
+does to others comes by `returns`. Time and energy have other units there (factors 0.01 and 50). Tasks there
 have no deadlines and all complete: here one that is late or dropped counts as two deadlines long.
 
 "utility": w * QoS + (1 - w) * 10 * QoE, over 100. QoE is a bonus for a window of 20 s, far beyond the horizon, so a
@@ -13,6 +13,7 @@ task in time gets what it changed in it: the difference of a logistic of the win
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ Array = NDArray[Any]
 REWARDS = ("utility", "time and energy")
 QOE_FACTOR = 10.0
 WIDTH = 2.0
-HORIZON_NS = 1_000_000_000
-"""After so much time a reward counts for 1/e: about as long as a decision holds a lane or the link."""
+HORIZON_NS = 600_000_000
+"""After so much time another task's reward counts for 1/e: about as long as a decision holds a lane or the link."""
 
 
 def done_in_time(run: Run) -> Array:
@@ -71,7 +72,7 @@ def qoe_share(day: Day, run: Run) -> Array:
 
 
 def task_rewards(day: Day, run: Run, reward: str, preference: float) -> Array:
-    """(N,) what each task's last decision is rewarded with."""
+    """(N,) what each task is worth."""
     if reward == "utility":
         result: Array = 0.01 * (preference * run.utility + (1 - preference) * QOE_FACTOR * qoe_share(day, run))
         return result
@@ -80,30 +81,24 @@ def task_rewards(day: Day, run: Run, reward: str, preference: float) -> Array:
     raise ValueError(f"no reward {reward!r}")
 
 
-def step_rewards(steps: Sequence[Step], of_task: Array) -> Array:
-    """(S,) each task's reward at the last decision on it."""
-    rewards = np.zeros(len(steps))
-    last = {step.task_id: index for index, step in enumerate(steps)}
-    for task_id, index in last.items():
-        rewards[index] = of_task[task_id]
-    return rewards
+def returns(steps: Sequence[Step], of_task: Array) -> Array:
+    """(S,) what followed from each of one box's decisions: its own task's reward, whenever it came, and those of the
+    tasks that were decided on last after it, discounted by the time between.
 
-
-def advantages(now_ns: Array, rewards: Array, values: Array, decay: float = 0.95) -> Array:
-    """(S,) generalised advantages (Schulman et al. 2016) of one box's decisions; the discount is by time that passes.
-
-    The end of a box's day is an end.
+    With generalised advantages and one discount for all (tried first) what waits on the board for its turn is worth
+    less than what goes to the cloud at once, and the policy left the board idle.
     """
-    discount = np.exp(-np.diff(now_ns) / HORIZON_NS)
-    result = np.zeros(len(rewards))
-    ahead = 0.0
-    for index in range(len(rewards) - 1, -1, -1):
-        if index == len(rewards) - 1:
-            ahead = rewards[index] - values[index]
-        else:
-            surprise = rewards[index] + discount[index] * values[index + 1] - values[index]
-            ahead = surprise + discount[index] * decay * ahead
-        result[index] = ahead
+    last = {step.task_id: index for index, step in enumerate(steps)}
+    result = np.zeros(len(steps))
+    ahead, then_ns = 0.0, 0
+    for index in range(len(steps) - 1, -1, -1):
+        step = steps[index]
+        ahead *= math.exp(-(then_ns - step.now_ns) / HORIZON_NS) if index < len(steps) - 1 else 0.0
+        own, own_at = float(of_task[step.task_id]), last[step.task_id]
+        if own_at == index:
+            ahead += own
+        then_ns = step.now_ns
+        result[index] = ahead + own * (1.0 - math.exp(-(steps[own_at].now_ns - step.now_ns) / HORIZON_NS))
     return result
 
 

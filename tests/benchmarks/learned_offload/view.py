@@ -81,15 +81,15 @@ class View:
         self.waiting.pop(task.id, None)
         self._options[task.id] = option
         if option.place == "edge":
-            self.running[task.id] = now_ns + self._board.edge_ns(option)
+            self.running[task.id] = now_ns + self._board.edge_ns(now_ns, option)
         else:
             self._away[task.id] = task, option
             self._remote.send(now_ns, task, option)
 
-    def lane_freed(self, task: Task, took_ns: int) -> None:
+    def lane_freed(self, now_ns: int, task: Task, took_ns: int) -> None:
         """The board's run of a task is over."""
         del self.running[task.id]
-        self._board.observe(self._options[task.id], took_ns)
+        self._board.observe(now_ns, self._options[task.id], took_ns)
 
     def uploaded(self, now_ns: int, task: Task) -> None:
         """The far side has all of a task."""
@@ -145,14 +145,15 @@ class View:
         """What the board gains over the cloud by a task, for each second of a lane."""
         return self._known[task.kind].density
 
-    def board_ns(self, task: Task) -> int | None:
-        """What it would take on a lane; None: it cannot run there."""
-        return None if task.kind.edge is None else self._board.edge_ns(task.kind.edge)
+    def slowness(self, now_ns: int) -> float:
+        """How much longer than stated runs on the board take."""
+        return self._board.factor(now_ns)
 
     def allowed(self, now_ns: int, task: Task, *, may_wait: bool) -> Array:
         """(ACTIONS,) bool: what can be done with a task. It may always be dropped."""
-        edge_ns = self.board_ns(task)
-        in_time = edge_ns is not None and now_ns + self.free_ns(now_ns) + edge_ns <= task.deadline_ns
+        edge = task.kind.edge
+        begin_ns = now_ns + self.free_ns(now_ns)
+        in_time = edge is not None and begin_ns + self._board.edge_ns(now_ns, edge) <= task.deadline_ns
         cloud = task.kind.cloud
         in_cloud = cloud is not None and task.id not in self.refused and now_ns + cloud.server_ns < task.deadline_ns
         return np.array([in_time, in_cloud, True, may_wait and in_time])
@@ -163,7 +164,7 @@ class View:
         left_s = (task.deadline_ns - now_ns) * 1e-9
         own = self._known[task.kind]
         free_s = self.free_ns(now_ns) * 1e-9
-        slow = (self.board_ns(task) or 0) * 1e-9 / own.edge_s if own.edge_s else 1.0
+        slow = self.slowness(now_ns)
         board = [1.0, 1.0 / slow, float(self._lanes), own.edge_s * slow, float(free_s + own.edge_s * slow <= left_s)]
         board += [free_s, 0.1 * len(others), *self._work(now_ns, others)]
         queue = self._queue(now_ns, task, others, free_s, slow)
