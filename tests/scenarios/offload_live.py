@@ -51,11 +51,11 @@ def write_network(path: Path, products: int = 4) -> Path:
     return path
 
 
-def write_models(folder: Path) -> Path:
+def write_models(folder: Path, products: int = 4) -> Path:
     """The networks that both sides run."""
     folder.mkdir(exist_ok=True)
     for name in MODELS:
-        write_network(folder / f"{name}.onnx")
+        write_network(folder / f"{name}.onnx", products)
     return folder
 
 

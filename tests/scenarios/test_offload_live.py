@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -127,6 +126,10 @@ def test_while_the_link_is_cut_the_board_does_what_it_can_alone_and_two_seconds_
         assert received <= sent  # what had gone up in the moment of the cut never came
 
 
+SERVED = 60
+"""Products of matrices: about 40 ms on a core of 2020."""
+
+
 def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
     models: Path, trace: Path, tmp_path: Path
 ) -> None:
@@ -134,7 +137,7 @@ def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
         """Put slower or faster networks in the server's folder; returns when it has them."""
         loaded = sum(line.startswith("model: ") for line in server.lines)
         for name in MODELS:
-            os.replace(write_network(tmp_path / "fresh.onnx", products), tmp_path / "served" / f"{name}.onnx")
+            write_network(tmp_path / "fresh.onnx", products).replace(tmp_path / "served" / f"{name}.onnx")
         ends_s = time.monotonic() + 30
         while sum(line.startswith("model: ") for line in server.lines) < loaded + len(MODELS):
             assert time.monotonic() < ends_s, server.lines
@@ -146,13 +149,13 @@ def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
             setup = write_setup(tmp_path, address=f"127.0.0.1:{link.port}")
             async with board_of(models, setup) as board, alone(models, tmp_path) as edf:
                 await film([board], 2)
-                slow_s = await asyncio.to_thread(replace_networks, server, 1500)
+                slow_s = await asyncio.to_thread(replace_networks, server, 10 * SERVED)
                 await film([board, edf], 6)
-                fast_s = await asyncio.to_thread(replace_networks, server, 20)
+                fast_s = await asyncio.to_thread(replace_networks, server, SERVED)
                 await film([board], 6)
                 await asyncio.sleep(0.9)
-            assert share(board.between(0, slow_s), Fate.DONE_CLOUD) > 0.2
             during = board.between(slow_s, fast_s)
+            assert share(during, Fate.DONE_CLOUD) < share(board.between(0, slow_s), Fate.DONE_CLOUD) / 2
             assert share(during) >= 0.95 * share(edf.outcomes)
             assert share(during, Fate.LATE) < 0.2
             assert board.first_s(Fate.DONE_CLOUD, fast_s) < fast_s + 3
@@ -160,7 +163,7 @@ def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
             assert board.said == []
             return board.models.remote.counts.sent  # type: ignore[union-attr]
 
-    write_models(tmp_path / "served")
+    write_models(tmp_path / "served", SERVED)
     with Served(tmp_path / "served") as server:
         sent = asyncio.run(main(server))
         assert sum(row["received"] for row in server.terminate().values()) == sent
