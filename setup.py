@@ -13,7 +13,10 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/tercel"]),
         ("share/tercel", ["package.xml"]),
-        ("share/tercel/launch/graphs", sorted(str(path) for path in Path("launch/graphs").glob("*.yaml"))),
+        *(
+            (f"share/tercel/launch/{folder}", sorted(str(path) for path in Path("launch", folder).iterdir()))
+            for folder in ("graphs", "fleets", "offload", "cloud")
+        ),
     ],
     entry_points={"console_scripts": ["tercel = tercel.cli:main"]},
 )

@@ -3,10 +3,11 @@
 python tests/benchmarks/bench_offload.py [--json FILE] [--seeds 20] [--bound-seeds 5] [--duration-s 60] [--quick]
 
 Workloads 2D-P to 4D-A of launch/fleets/dems.yaml on the link that they were profiled on, on one whose round trip rises
-and falls by 400 ms in a minute, and on recorded uplinks (TERCEL_DATA, default ../shared/data; without them those rows are left
-out). Every policy meets the same drawn days; figures are medians over seeds, in brackets the 10th and 90th percentile.
-80 drones on 20 boards are a row of their own, with fewer seeds. "of bound" is over the first --bound-seeds days: no policy, even one that knew all, can reach more than 1. All policies
-take expected times at their 95th percentile; a table of its own shows what means do.
+and falls by 400 ms in a minute, and on recorded uplinks (TERCEL_DATA, default ../shared/data; without them those rows
+are left out); 80 drones on 20 boards on two of them, with fewer seeds. Every policy meets the same drawn days; figures
+are medians over seeds, in brackets the 10th and 90th percentile. "of bound" is over the first --bound-seeds days: no
+policy, even one that knew all, can reach more than 1. All policies take expected times at their 95th percentile; a
+table of its own shows what means do.
 """
 
 from __future__ import annotations

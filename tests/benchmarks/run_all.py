@@ -17,7 +17,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NAMES = (
     "recording", "odometry", "obstacles", "detection", "kalman", "tracking", "trackers", "ablation", "tracking3d",
-    "fusion", "prediction", "sampling", "world", "replay",
+    "fusion", "prediction", "sampling", "world", "replay", "offload", "offload_decision", "offload_learned",
+    "offload_live", "server", "ray",
 )  # fmt: skip
 
 

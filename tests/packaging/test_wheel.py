@@ -44,10 +44,10 @@ def test_the_wheel_holds_the_six_packages_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".mcap", ".onnx")) and "tests" in name]
 
 
-def test_the_wheel_carries_the_graphs_and_the_reports_assets(wheel: Path) -> None:
+def test_the_wheel_carries_the_launch_files_and_the_reports_assets(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for graph in ("lidar", "camera", "camera_lidar", "fusion"):
-        assert any(name.endswith(f"share/tercel/launch/graphs/{graph}.yaml") for name in names)
+    for path in (REPOSITORY / "launch").glob("*/*"):
+        assert any(name.endswith(f"share/tercel/launch/{path.parent.name}/{path.name}") for name in names)
     assets = {path.name for path in (REPOSITORY / "tercel" / "report").iterdir() if path.suffix in (".css", ".js")}
     assert assets <= {Path(name).name for name in names}
 
