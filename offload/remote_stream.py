@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from tercel.core.errors import UserError, require
 
 PING_S = 1.0
 """Between two pings, which are also how the round trip is measured."""
+SLOWEST_BYTES_PER_S = 125_000
+"""The slowest link that is of use: a ping that stands behind uploads is given their time on it."""
 REMEMBERED = 4096
 """Ended requests whose second or late answers are told from those of unknown ones."""
 
@@ -101,6 +103,11 @@ class Sending:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
+def upload_s_at_most(sendings: Iterable[Sending]) -> float:
+    """How long uploads take on the slowest link that is of use, seconds."""
+    return sum(sending.message.ByteSize() for sending in sendings) / SLOWEST_BYTES_PER_S
+
+
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
     """gRPC's options: nothing shared with other channels, no retries behind our back, no proxy from the environment."""
     return [
@@ -136,6 +143,8 @@ class Connection:
         self._heard_s = 0.0
         self._call: Any = None
         self._pending: dict[str, Sending] = {}
+        self._unary: dict[Sending, None] = {}
+        self._abandoned_until_s = 0.0
         self._ended: dict[str, bool] = {}  # id -> whether it was answered; in order of ending
         self._outbox: deque[tuple[str, Any]] = deque()
         self._wake = asyncio.Event()
@@ -189,7 +198,11 @@ class Connection:
     async def unary(self, sending: Sending, timeout_s: float) -> Any:
         """Ask by a call of its own; cancelling takes it back. Raises Failed."""
         sending.sent = True
-        answer = await self._called(self.stub.ModelInfer, sending.message, timeout_s)
+        self._unary[sending] = None
+        try:
+            answer = await self._called(self.stub.ModelInfer, sending.message, timeout_s)
+        finally:
+            del self._unary[sending]
         self._heard_s = asyncio.get_running_loop().time()
         return answer
 
@@ -236,6 +249,9 @@ class Connection:
         if not sending.sent:
             return
         self._remember(key, answered=False)
+        if sending.upload_s is None:
+            now_s = asyncio.get_running_loop().time()
+            self._abandoned_until_s = max(now_s, self._abandoned_until_s) + upload_s_at_most([sending])
         if "tercel_cancel" in self.extensions:
             message = pb.ModelInferRequest(id=key)
             message.parameters["tercel_cancel"].bool_param = True
@@ -316,6 +332,12 @@ class Connection:
 
     # --- the watch ---
 
+    def _patience_s(self) -> float:
+        """How long a ping may take longer, as it may stand behind uploads, those taken back included."""
+        under_way = [sending for sending in self._pending.values() if sending.sent and sending.upload_s is None]
+        left_s = self._abandoned_until_s - asyncio.get_running_loop().time()
+        return upload_s_at_most([*under_way, *self._unary]) + max(0.0, left_s)
+
     async def _ping(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -331,7 +353,7 @@ class Connection:
             await asyncio.sleep(PING_S)
             began_s = loop.time()
             try:
-                await self._ping(self._silence_s)
+                await self._ping(self._silence_s + self._patience_s())
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED or self._heard_s < began_s:
                     self._lose()

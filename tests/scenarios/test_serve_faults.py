@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from offload.executors import TaskTooLate
+from offload.link import ConstantLink
+from offload.link_proxy import LinkProxy
 from offload.server.engine import Engine
 from offload.server.models import TensorSpec
 from offload.server.servicer import InferenceServicer
@@ -111,6 +113,27 @@ def test_a_link_that_is_cut_keeps_nobody_waiting_and_is_in_use_two_seconds_after
             assert client.overrun_s < 0.2
 
     with Served(models) as server:
+        asyncio.run(main(server.address))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_upload_that_takes_longer_than_a_silence_may_is_no_lost_connection(tmp_path: Path, stream: bool) -> None:
+    large = np.ones((1, 1_000_000), np.float32)  # 3 s at 10.7 Mbit/s, during which no ping is answered
+    onnx_files.doubling(tmp_path / "twice.onnx", (1, large.size))
+    slow = ConstantLink(rate_bps=10_700_000, round_trip_ns=20_000_000)
+
+    async def main(address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        async with (
+            LinkProxy(slow, host, int(port)) as link,
+            client_of(f"127.0.0.1:{link.port}", stream=stream, silence_s=0.5) as client,
+        ):
+            assert await client.run(kind_of("twice", 15_000), {"x": large}) == "done"
+            assert await client.run(kind_of("twice", 700), {"x": large}) == "late"  # and its bytes are still under way
+            assert await client.run(kind_of("twice", 15_000), {"x": large}) == "done"
+            assert client.executor.counts.connections == 1
+
+    with Served(tmp_path) as server:
         asyncio.run(main(server.address))
 
 
