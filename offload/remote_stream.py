@@ -105,7 +105,8 @@ class Sending:
 
 def upload_s_at_most(sendings: Iterable[Sending]) -> float:
     """How long uploads take on the slowest link that is of use, seconds."""
-    return sum(sending.message.ByteSize() for sending in sendings) / SLOWEST_BYTES_PER_S
+    upload_bytes: int = sum(sending.message.ByteSize() for sending in sendings)
+    return upload_bytes / SLOWEST_BYTES_PER_S
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
