@@ -4,7 +4,8 @@ Times are not means but distributions. A run on the board takes its stated time 
 last runs. A remote run is in time with a probability, from the backlog on the uplink, its rate, the round trip and the
 server's time, with the spreads that its own prediction errors have shown, and calibrated by how often such predictions
 held. What was seen says less and less the longer nothing is seen: after a silence the usual is believed again, so that
-a link that was down is tried again.
+a link that was down is tried again. After many failures in a row the far side is in doubt: what to expect of it cannot
+be estimated, it can only be tried.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ REVERT_NS = 3_000_000_000
 """After so much silence, 1 - 1/e of what is believed is the usual again."""
 SILENCE_NS = 1_000_000_000
 """Pauses of this length are in the run of things."""
+DOUBT = 8
+"""Failures in a row after which the far side is in doubt. Fewer happen on mobile links that merely became slow."""
 USUAL_NS = 20_000_000_000
 """The busy time over which the usual rate of a link is a mean."""
 
+_LEAST_BUSY_NS = 10_000_000
 _ROOT_HALF = 0.7071067811865476
 _MOST_SQUARED_ERROR = 4.0
 """One prediction that was off by orders of magnitude must not blind the estimate for long."""
@@ -32,6 +36,13 @@ _MOST_SQUARED_ERROR = 4.0
 def normal_cdf(z: float) -> float:
     """The share of a standard normal below z."""
     return 0.5 * math.erfc(-z * _ROOT_HALF)
+
+
+def longer_deviate(deviate: float) -> float:
+    """The mean of a standard normal's part above a deviate, from its density and share there (inverse Mills ratio)."""
+    if deviate > 5.0:
+        return deviate + 1.0 / deviate
+    return math.exp(-deviate * deviate / 2) / (math.sqrt(2 * math.pi) * normal_cdf(-deviate))
 
 
 class BoardEstimate:
@@ -105,6 +116,13 @@ class LinkEstimate:
         self._flights[task.id] = _Flight(now_ns, upload_bytes, predicted_ns)
         self.backlog_bytes += upload_bytes
 
+    def forget(self, now_ns: int) -> None:
+        """What was seen before this silence weighs less from now on, beside what will be seen. For an idle link."""
+        silent_ns = max(0, now_ns - self._last_ns)
+        rate = self.rate(now_ns)
+        self._busy_ns = max(_LEAST_BUSY_NS, self._busy_ns * math.exp(-silent_ns / REVERT_NS))
+        self._bytes = rate * self._busy_ns
+
     def uploaded(self, now_ns: int, task: Task) -> None:
         """The far side's word that it has all of a task has come."""
         self._confirm(now_ns - round(self.rtt_ns), task)
@@ -149,7 +167,8 @@ class LinkEstimate:
         self._bytes = keep * self._bytes + upload_bytes
         self._busy_ns = keep * self._busy_ns + busy_ns
         self._last_ns = max(self._last_ns, until_ns)
-        self._usual += (1.0 - math.exp(-busy_ns / USUAL_NS)) * (self._bytes / self._busy_ns - self._usual)
+        if upload_bytes:  # what nothing came through of says nothing about what is usual
+            self._usual += (1.0 - math.exp(-busy_ns / USUAL_NS)) * (self._bytes / self._busy_ns - self._usual)
 
     def rate(self, now_ns: int) -> float:
         """Bytes a nanosecond, above 0."""
@@ -194,7 +213,7 @@ class Calibration:
     """Turns a predicted normal deviate into a probability that has held so far.
 
     The share of the last runs whose own deviate was at most that, with the normal distribution as if it had been seen
-    `prior` times. A run that was cut off counts with the deviate at which it was cut off.
+    `prior` times. A run that was cut off counts with the mean deviate of normal ones that take longer than it did.
     """
 
     def __init__(self, window: int = 48, prior: float = 8.0) -> None:
@@ -203,8 +222,10 @@ class Calibration:
         self._window = window
         self._prior = prior
 
-    def observe(self, deviate: float) -> None:
-        """(actual - predicted) over the predicted standard deviation."""
+    def observe(self, deviate: float, *, cut_off: bool = False) -> None:
+        """(actual - predicted) over the predicted standard deviation; cut_off: the actual time would be longer."""
+        if cut_off:
+            deviate = longer_deviate(deviate)
         self._last.append(deviate)
         insort(self._sorted, deviate)
         if len(self._last) > self._window:
@@ -228,13 +249,28 @@ class Forecast(NamedTuple):
 
 
 class RemoteEstimate:
-    """The probability that a remote run is in time."""
+    """The probability that a remote run is in time.
+
+    failed_ns: when a run failed last.
+    """
 
     def __init__(self) -> None:
+        self.failed_ns = 0
+        self._failures = 0
         self.link = LinkEstimate()
         self._server = ServerEstimate()
         self._calibration = Calibration()
         self._predicted: dict[int, tuple[float, float, Option]] = {}
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the far side has not answered for so many runs that it may be gone."""
+        return self._failures >= DOUBT
+
+    @property
+    def under_way(self) -> int:
+        """How many runs have not ended."""
+        return len(self._predicted)
 
     def forecast(self, now_ns: int, task: Task, option: Option, rate: float) -> Forecast:
         """What a run that is begun now takes. rate: `link.rate(now_ns)`, which callers have at hand."""
@@ -256,6 +292,8 @@ class RemoteEstimate:
 
     def send(self, now_ns: int, task: Task, option: Option) -> None:
         """A run's upload is begun."""
+        if self.in_doubt and not self.link.backlog_bytes:
+            self.link.forget(now_ns)
         forecast = self.forecast(now_ns, task, option, self.link.rate(now_ns))
         end_ns = now_ns + forecast.network_ns + forecast.server_ns
         self._predicted[task.id] = end_ns, self.deviation_ns(forecast), option
@@ -263,15 +301,21 @@ class RemoteEstimate:
 
     def answered(self, now_ns: int, task: Task, server_ns: int, rtt_ns: int) -> None:
         """An answer has come."""
+        self._failures = 0
         end_ns, deviation_ns, option = self._predicted.pop(task.id)
         self._calibration.observe((now_ns - end_ns) / deviation_ns)
         self.link.answered(now_ns, task, server_ns, rtt_ns)
         self._server.observe(now_ns, task, option, server_ns)
 
     def cut_off(self, now_ns: int, task: Task) -> None:
-        """The deadline has come before the answer. If the server had the task by then, it took at least that long."""
+        """The deadline has come before the answer. If the server had the task by then, it took at least that long.
+
+        Runs that only try whether anybody is there again say nothing of how well times are predicted.
+        """
         end_ns, deviation_ns, option = self._predicted.pop(task.id)
-        self._calibration.observe((now_ns - end_ns) / deviation_ns)
+        if not self.in_doubt:
+            self._calibration.observe((now_ns - end_ns) / deviation_ns, cut_off=True)
+        self._fail(now_ns)
         uploaded_ns = self.link.gone(now_ns, task)
         if uploaded_ns >= 0:
             server_ns = now_ns - uploaded_ns - round(self.link.rtt_ns)
@@ -281,4 +325,9 @@ class RemoteEstimate:
     def lost(self, now_ns: int, task: Task) -> None:
         """The far side refused the task, or is not there."""
         self._predicted.pop(task.id, None)
+        self._fail(now_ns)
         self.link.gone(now_ns, task)
+
+    def _fail(self, now_ns: int) -> None:
+        self._failures += 1
+        self.failed_ns = now_ns

@@ -14,6 +14,10 @@ A task's benefit includes what it is worth to its kind's tumbling window (`qoe`)
 points are options like others. Nothing waits for a trigger: a task that is not planned on the board and worth sending
 is sent, since the last moment at which it could be is late half of the time.
 
+After many failures in a row the far side counts as gone: everything is planned without it, and one task at a time that
+costs little is sent to see whether it is there again. Without that, an outage of minutes teaches that nothing is worth
+sending, so that nothing is sent and nothing learnt; or all kinds pay for a slow server, each until it has learnt.
+
 An arrival is not decided at once but at the end of its instant: a camera's frame makes several tasks.
 """
 
@@ -45,6 +49,10 @@ CAUTION = 1.0
 FIRST_PAUSE_NS = 100_000_000
 LAST_PAUSE_NS = 1_000_000_000
 """After the far side has refused or lost a task nothing is sent for a while, doubling until it answers."""
+
+
+PROBE_NS = 250_000_000
+"""After a failure, how long a far side that is in doubt is left alone before a task tries it again."""
 
 
 class _Offer(NamedTuple):
@@ -125,7 +133,8 @@ class Tercel:
         self._refused.discard(task.id)
         option, _ = self._running.pop(task.id, (None, -1))
         if option is None or option.place == "edge":
-            return ()  # a lane was freed, and decided on, before
+            never_ran = option is not None and outcome.timing is None  # its deadline came first: its lane is free
+            return self._decide(now_ns) if never_ran else ()
         if outcome.on_time and outcome.timing is not None:
             self._remote.answered(now_ns, task, outcome.timing.server_ns, outcome.timing.rtt_ns)
             self._pause_ns = self._paused_until_ns = 0
@@ -196,6 +205,7 @@ class Tercel:
             placed = self._start_planned(now_ns, lanes, decisions)
             rest = [offer for offer in offers if offer.task.id not in placed]
             self._send(now_ns, self._uplink(now_ns, rest), decisions)
+            self._probe(now_ns, [task for task in tasks if task.id not in placed], decisions)
             self._unplaced = len(self._waiting) > len(placed)
         self._set_wake(now_ns)
         return decisions
@@ -213,7 +223,7 @@ class Tercel:
 
     def _offers(self, now_ns: int, tasks: Iterable[Task], prices: dict[int, float]) -> list[_Offer]:
         """What tasks are worth if sent now; those that are worth nothing are left out."""
-        if now_ns < self._paused_until_ns:
+        if not self._trusted(now_ns):
             return []
         rate = self._remote.link.rate(now_ns)
         offers = []
@@ -265,7 +275,7 @@ class Tercel:
                     gain = task.utility(option) + prices[task.id] - fallback
                     took_ns = self._board.edge_ns(now_ns, option)
                     jobs.append(Job(task.id, now_ns, task.deadline_ns, took_ns, gain, (task, option)))
-                elif option.place == "split" and task.id not in self._refused and now_ns >= self._paused_until_ns:
+                elif option.place == "split" and task.id not in self._refused and self._trusted(now_ns):
                     jobs.append(self._head(now_ns, task, option, prices[task.id], fallback, rate))
         jobs += self._expected_jobs(now_ns, rate)
         busy = sorted(max(now_ns, until_ns) for _, until_ns in self._running.values() if until_ns >= 0)
@@ -290,7 +300,7 @@ class Tercel:
                 continue
             if kind not in fallbacks:
                 offer = self._offer(at_ns, Task(-1, kind, at_ns, size_bytes=size_bytes), 0.0, rate)
-                fallbacks[kind] = offer.value if offer is not None and now_ns >= self._paused_until_ns else 0.0
+                fallbacks[kind] = offer.value if offer is not None and self._trusted(now_ns) else 0.0
             gain = kind.edge.utility - fallbacks[kind]
             jobs.append(Job(-1 - number, at_ns, at_ns + kind.deadline_ns, self._board.edge_ns(now_ns, kind.edge), gain))
         return jobs
@@ -325,6 +335,27 @@ class Tercel:
             ahead_ns = link.backlog_bytes / rate + offer.task.upload_bytes(offer.option) / rate + link.rtt_ns
             if offer.value_after(self._remote, now_ns, max(0.0, ahead_ns - offer.forecast.network_ns)) > 0.0:
                 self._start(now_ns, offer.task, offer.option, decisions)
+
+    def _trusted(self, now_ns: int) -> bool:
+        return now_ns >= self._paused_until_ns and not self._remote.in_doubt
+
+    def _probe(self, now_ns: int, tasks: Iterable[Task], decisions: list[Decision]) -> None:
+        """Send the task that costs least to a far side that is in doubt, if it would usually be in time."""
+        remote = self._remote
+        if not remote.in_doubt or remote.under_way or now_ns < max(remote.failed_ns + PROBE_NS, self._paused_until_ns):
+            return
+        ways = [
+            (cloud.cost, task.id, task, cloud)
+            for task in tasks
+            if (cloud := task.kind.cloud) is not None
+            and task.id in self._waiting
+            and task.id not in self._refused
+            and task.utility(cloud) > 0
+            and task.deadline_ns - now_ns >= cloud.expected_ns
+        ]
+        if ways:
+            _, _, task, option = min(ways)
+            self._start(now_ns, task, option, decisions)
 
     def _most_urgent(self, now_ns: int, offers: list[_Offer], rate: float) -> _Offer:
         total_ns = sum(offer.task.upload_bytes(offer.option) for offer in offers) / rate
