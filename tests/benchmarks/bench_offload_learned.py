@@ -6,7 +6,10 @@
 Workloads 2D-P to 4D-A for five minutes under a quiet link, DEMS-A's ramp, Gilbert-Elliott with outages, and three
 recorded LTE uplinks, none of which training has seen (learned_offload/train.py; its days have other seeds, too). Two
 policies were trained, one for each reward of learned_offload/rewards.py, each with the preference w as an input, from
-a clone of `tercel`, which is in the table too.
+a clone of `tercel`, which is in the table too:
+
+    python -m tests.benchmarks.learned_offload.train OUT --reward utility --clone tercel --budget-s 1400
+    python -m tests.benchmarks.learned_offload.train OUT --reward "time and energy" --clone tercel --budget-s 1200
 
 "of bound" is QoS utility over the clairvoyant bound of it. Hypervolume is over (mean completion time, energy for each
 task), the area that a policy's sweep of w, or another policy's one point, dominates, as a share of the rectangle up to

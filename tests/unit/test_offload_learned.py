@@ -4,6 +4,7 @@ is not run here."""
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +49,7 @@ from tests.benchmarks.learned_offload.view import (
 from tests.unit.policy_driver import MS_NS, make_kind, make_task
 
 DEMS = Path(__file__).resolve().parents[2] / "launch" / "fleets" / "dems.yaml"
+WEIGHTS = Path(train.__file__).parent / "weights"
 OUTAGES = "gilbert_elliott:rate_mbps=10,good_s=4,bad_s=2,duration_s=60"
 
 
@@ -254,6 +256,19 @@ def test_what_follows_from_a_decision_is_its_tasks_reward_and_later_ones_discoun
 def test_the_hypervolume_is_the_number_of_cells_that_a_point_dominates(points: list[tuple[int, int]]) -> None:
     cells = sum(any(x <= i and y <= j for x, y in points) for i in range(10) for j in range(10))
     assert rewards.hypervolume(np.array(points, float), (10.0, 10.0)) == pytest.approx(cells)
+
+
+@pytest.mark.parametrize("name", ["cloned", "utility", "time_energy"])
+def test_the_weights_beside_the_code_do_better_than_chance_would(name: str) -> None:
+    path = WEIGHTS / f"{name}.npz"
+    assert path.stat().st_size < 60_000
+    day = replace(read_fleets(DEMS)["3D-A"], link="constant:rate_mbps=20,rtt_ms=40").day(5)
+    earned = [
+        score(day, simulate(day, partial(LearnedPolicy, network=network, preference=1.0))).qos_utility
+        for network in (load_network(path), random_network(3))
+    ]  # fmt: skip
+    assert earned[0] > 1.2 * earned[1]
+    assert earned[0] > 0.95 * score(day, simulate(day, POLICIES["edf_ec"])).qos_utility
 
 
 # --- files, and training without torch -------------------------------------------------------------------------------
