@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import trustme
 
-from offload.tasks import Fate
+from offload.tasks import Fate, Outcome
 from offload.wire import messages as pb
 from tests.scenarios.offload_live import (
     MODELS,
@@ -70,11 +70,11 @@ def test_a_server_killed_and_restarted_costs_no_more_than_what_it_did(
         async with link_to(first.address, trace) as link:
             setup = write_setup(tmp_path, address=f"127.0.0.1:{link.port}")
             async with board_of(models, setup) as board, alone(models, tmp_path) as edf:
-                filming = asyncio.ensure_future(film([board, edf], 10))
+                filming = asyncio.ensure_future(film([board, edf], 11))
                 await asyncio.sleep(2.5)
                 killed_s = time.time()
                 await asyncio.to_thread(first.kill)
-                await asyncio.sleep(2)
+                await asyncio.sleep(3)
                 second = await asyncio.to_thread(Served, models, listen=first.address)
                 back_s = time.time()
                 with second:
@@ -82,8 +82,8 @@ def test_a_server_killed_and_restarted_costs_no_more_than_what_it_did(
                     await asyncio.sleep(0.7)
             assert board.first_s(Fate.DONE_CLOUD, back_s) < back_s + 2
             assert share(board.between(back_s + 2, back_s + 9), Fate.DONE_CLOUD) > 0.2
-            down = board.between(killed_s, back_s - 0.5)
-            assert share(down) >= 0.95 * share(edf.between(killed_s, back_s - 0.5))
+            done, done_alone = (sum(o.on_time for o in one.between(killed_s, back_s - 0.5)) for one in (board, edf))
+            assert done >= done_alone - 2  # those that the server had when it died
             assert [line.split(": ")[1].split(";")[0] for line in board.said] in (
                 ["connection lost", "answers again"],
                 ["unavailable", "answers again"],
@@ -130,6 +130,11 @@ SERVED = 60
 """Products of matrices: about 40 ms on a core of 2020."""
 
 
+def server_ms(outcomes: list[Outcome]) -> list[float]:
+    """What the server took for each task that it did in time."""
+    return [one.timing.server_ns / 1e6 for one in outcomes if one.fate is Fate.DONE_CLOUD and one.timing]
+
+
 def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
     models: Path, trace: Path, tmp_path: Path
 ) -> None:
@@ -155,7 +160,9 @@ def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
                 await film([board], 6)
                 await asyncio.sleep(0.9)
             during = board.between(slow_s, fast_s)
-            assert share(during, Fate.DONE_CLOUD) < share(board.between(0, slow_s), Fate.DONE_CLOUD) / 2
+            before_ms, during_ms = (server_ms(outcomes) for outcomes in (board.between(0, slow_s), during))
+            assert before_ms
+            assert not during_ms or min(during_ms) > 4 * min(before_ms)  # it was slow indeed
             assert share(during) >= 0.95 * share(edf.outcomes)
             assert share(during, Fate.LATE) < 0.2
             assert board.first_s(Fate.DONE_CLOUD, fast_s) < fast_s + 3
