@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trustme
 
+from offload.manager import CLOSED
 from offload.tasks import Fate, Outcome
 from offload.wire import messages as pb
 from tests.scenarios.offload_live import (
@@ -42,10 +43,13 @@ def trace(shared_data: Path) -> Path:
     return shared_data / "net_traces" / "lte_mahimahi" / "Verizon-LTE-short.up.gz"
 
 
-def test_tasks_are_done_at_both_places_and_both_sides_books_agree(models: Path, trace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["stream", "unary"])
+def test_tasks_are_done_at_both_places_and_both_sides_books_agree(
+    models: Path, trace: Path, tmp_path: Path, mode: str
+) -> None:
     async def main(server: Served) -> int:
         async with link_to(server.address, trace) as link:
-            setup = write_setup(tmp_path, address=f"127.0.0.1:{link.port}")
+            setup = write_setup(tmp_path, address=f"127.0.0.1:{link.port}", mode=mode)
             async with board_of(models, setup) as board, alone(models, tmp_path) as edf:
                 await film([board, edf], 6)
                 settled = board.outcomes[10:]  # the first frames find a board that knows nothing yet
@@ -174,6 +178,24 @@ def test_a_cloud_that_becomes_ten_times_slower_is_left_and_taken_up_again(
     with Served(tmp_path / "served") as server:
         sent = asyncio.run(main(server))
         assert sum(row["received"] for row in server.terminate().values()) == sent
+
+
+def test_a_board_that_lands_with_tasks_under_way_accounts_for_them(models: Path, tmp_path: Path) -> None:
+    async def main(address: str) -> None:
+        async with link_to(address, "constant:rate_mbps=20,rtt_ms=400") as link:
+            setup = write_setup(tmp_path, policy="cloud_only", address=f"127.0.0.1:{link.port}")
+            async with board_of(models, setup) as board:
+                await film([board], 1)
+                looks = [asyncio.ensure_future(board.look(model, 7)) for model in MODELS]
+                await asyncio.sleep(0.1)
+                await board.models.close()
+                await asyncio.gather(*looks)
+        assert board.models.account.summary()["reasons"][CLOSED] == 2
+        assert board.models.remote.counts.cancelled == 2  # type: ignore[union-attr]
+
+    with Served(models) as server:
+        asyncio.run(main(server.address))
+        server.terminate()
 
 
 # --- a server that answers strangely -------------------------------------------------------------------------------
