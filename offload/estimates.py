@@ -324,8 +324,12 @@ class RemoteEstimate:
 
     def lost(self, now_ns: int, task: Task) -> None:
         """The far side refused the task, or is not there."""
-        self._predicted.pop(task.id, None)
         self._fail(now_ns)
+        self.given_up(now_ns, task)
+
+    def given_up(self, now_ns: int, task: Task) -> None:
+        """The run is over without anything said of the far side. Also for one that never began."""
+        self._predicted.pop(task.id, None)
         self.link.gone(now_ns, task)
 
     def _fail(self, now_ns: int) -> None:

@@ -19,6 +19,10 @@ SPARE = 5.0
 """Failures that a budget is taken to have beside its own: with less, kinds that fail now and then cost too much."""
 
 
+_ROUNDING = 1e-12
+"""1 - 0.9 is less than 0.1 in floating point; four failures of forty tasks are within a target of 0.9."""
+
+
 @dataclass
 class _Count:
     created: int = 0
@@ -42,9 +46,9 @@ class Windows:
         counts = self._counts.setdefault(task.kind.name, {})
         if window not in counts:
             counts[window] = _Count()
-            for old in [number for number in counts if number < window - 2]:
-                del counts[old]
         counts[window].created += 1
+        for old in [number for number in counts if number < max(counts) - 2]:
+            del counts[old]
 
     def ended(self, task: Task, on_time: bool) -> None:
         """A task has ended. One whose window is long over no longer counts."""
@@ -61,7 +65,7 @@ class Windows:
             return 0.0
         before = self._counts[kind.name].get(window - 1)
         wanted = max(count.created, before.created if before else 0)
-        may_fail = 1.0 - kind.qoe_target
+        may_fail = 1.0 - kind.qoe_target + _ROUNDING
         budget = may_fail * wanted - count.failed
         if budget < 0.0 and before is not None:
             return 0.0

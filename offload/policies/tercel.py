@@ -132,16 +132,18 @@ class Tercel:
         self._windows.ended(task, outcome.on_time)
         self._refused.discard(task.id)
         option, _ = self._running.pop(task.id, (None, -1))
-        if option is None or option.place == "edge":
-            never_ran = option is not None and outcome.timing is None  # its deadline came first: its lane is free
-            return self._decide(now_ns) if never_ran else ()
-        if outcome.on_time and outcome.timing is not None:
+        if option is None:
+            return ()
+        if outcome.timing is None:  # its deadline came first, or its input was rejected; that says nothing of places
+            self._remote.given_up(now_ns, task)
+            return self._decide(now_ns)
+        if option.place == "edge":
+            return ()  # a lane was freed, and decided on, before
+        if outcome.on_time:
             self._remote.answered(now_ns, task, outcome.timing.server_ns, outcome.timing.rtt_ns)
             self._pause_ns = self._paused_until_ns = 0
-        elif outcome.timing is not None:
-            self._remote.cut_off(now_ns, task)
         else:
-            self._remote.lost(now_ns, task)
+            self._remote.cut_off(now_ns, task)
         return self._decide(now_ns) if self._unplaced else ()
 
     def woken(self, now_ns: int) -> Sequence[Decision]:
@@ -184,10 +186,9 @@ class Tercel:
         if len(self._waiting) <= MOST_PLANNED:
             return list(self._waiting.values())
         numbers = dict.fromkeys(number for _, number in self._by_due[: CHOSEN_OF_MORE // 2])
-        for _, number in self._by_worth:
-            if len(numbers) == CHOSEN_OF_MORE:
-                break
-            numbers[number] = None
+        for _, number in self._by_worth[:CHOSEN_OF_MORE]:
+            if len(numbers) < CHOSEN_OF_MORE:
+                numbers[number] = None
         return [self._waiting[number] for number in numbers]
 
     # --- decisions ---------------------------------------------------------------------------------------------------
@@ -228,10 +229,9 @@ class Tercel:
         rate = self._remote.link.rate(now_ns)
         offers = []
         for task in tasks:
-            if task.id not in self._refused:
-                offer = self._offer(now_ns, task, prices.get(task.id, 0.0), rate)
-                if offer is not None:
-                    offers.append(offer)
+            offer = None if task.id in self._refused else self._offer(now_ns, task, prices[task.id], rate)
+            if offer is not None:
+                offers.append(offer)
         return offers
 
     def _offer(self, now_ns: int, task: Task, price: float, rate: float) -> _Offer | None:
@@ -313,8 +313,7 @@ class Tercel:
                 if job.tag is None:
                     continue
                 if place == 0 and lane.ends_ns[0] <= now_ns and self._free_lanes() > 0:
-                    task, option = job.tag
-                    self._start(now_ns, task, option, decisions)
+                    self._start(now_ns, job.tag[0], job.tag[1], decisions)
                 else:
                     placed.add(job.id)
         return placed
@@ -348,10 +347,8 @@ class Tercel:
             (cloud.cost, task.id, task, cloud)
             for task in tasks
             if (cloud := task.kind.cloud) is not None
-            and task.id in self._waiting
-            and task.id not in self._refused
-            and task.utility(cloud) > 0
-            and task.deadline_ns - now_ns >= cloud.expected_ns
+            and (task.id in self._waiting and task.id not in self._refused)
+            and (task.utility(cloud) > 0 and task.deadline_ns - now_ns >= cloud.expected_ns)
         ]
         if ways:
             _, _, task, option = min(ways)
