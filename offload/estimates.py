@@ -175,7 +175,7 @@ class LinkEstimate:
         if self.backlog_bytes:
             stalled_ns = max(0.0, now_ns - self._last_ns - self.rtt_ns)
             return max(self._bytes, 1.0) / (self._busy_ns + stalled_ns)
-        doubt = 1.0 - math.exp(-max(0, now_ns - self._last_ns) / REVERT_NS)
+        doubt = 1.0 - math.exp(-max(0, now_ns - self._last_ns - SILENCE_NS) / REVERT_NS)
         return max((1.0 - doubt) * self._bytes / self._busy_ns + doubt * self._usual, 1e-9)
 
 
@@ -184,7 +184,7 @@ class ServerEstimate:
 
     def __init__(self, weight: float = 0.2) -> None:
         self._weight = weight
-        self._factors: dict[tuple[str, str], tuple[float, float, int]] = {}
+        self._factors: dict[tuple[str, str, str], tuple[float, float, int]] = {}
 
     def observe(self, now_ns: int, task: Task, option: Option, server_ns: int) -> None:
         """The server took so long, or at least so long where it was cut off."""
@@ -194,12 +194,12 @@ class ServerEstimate:
         error = server_ns / option.server_ns - mean
         mean += self._weight * error
         variance += self._weight * (min(error * error, _MOST_SQUARED_ERROR) - variance)
-        self._factors[task.kind.name, option.name] = mean, variance, now_ns
+        self._factors[task.kind.name, option.place, option.name] = mean, variance, now_ns
 
     def factor(self, now_ns: int, task: Task, option: Option) -> tuple[float, float]:
         """(mean, variance) of the server's time over the stated one."""
         usual = max(option.remote_spread, 0.02) ** 2
-        known = self._factors.get((task.kind.name, option.name))
+        known = self._factors.get((task.kind.name, option.place, option.name))
         if known is None:
             return 1.0, usual
         mean, variance, seen_ns = known

@@ -360,7 +360,7 @@ class Tercel:
         def rank(offer: _Offer) -> tuple[float, int, int]:
             own_bytes = offer.task.upload_bytes(offer.option)
             later = offer.value_after(self._remote, now_ns, total_ns - own_bytes / rate)
-            return (later - offer.value) / own_bytes, offer.task.deadline_ns, offer.task.id
+            return (later - offer.value) / max(1, own_bytes), offer.task.deadline_ns, offer.task.id
 
         return min(offers, key=rank)
 
