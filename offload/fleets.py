@@ -16,59 +16,21 @@ any, are those of the day. Every mistake is a UserError that names the file, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
+from offload.kinds import KindAt, KindSpec, Spread, make_kind
 from offload.link import Link, TraceLink, link_from_text, load_link
 from offload.scenario import ColdStarts, Day, Fleet, Slowdown, draw_day
-from offload.tasks import Option, TaskKind
-from tercel.core.component import config_from_mapping
+from offload.settings import config, located, mapping, read_settings
+from offload.tasks import TaskKind
 from tercel.core.errors import UserError, nearest_hint
 
-MAX_FILE_BYTES = 1 << 20
 MAX_TASKS = 5_000_000
-MAX_NODES = 20_000
-"""Values in a file, aliases counted as often as they are used."""
 MAX_LANES = 64
-MS_NS = 1_000_000
-
-
-@dataclass(frozen=True)
-class OptionSpec:
-    """One way to run a kind. ms: from start to result, all in; head_ms: the board's part where the rest is remote."""
-
-    ms: float
-    benefit: float
-    cost: float
-    place: str = ""
-    head_ms: float = 0.0
-    upload_bytes: int = 0
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class KindSpec:
-    """A kind of task; see TaskKind."""
-
-    deadline_ms: float
-    edge: dict[str, Any] = field(default_factory=dict)
-    cloud: dict[str, Any] = field(default_factory=dict)
-    options: tuple[dict[str, Any], ...] = ()
-    qoe_bonus: float = 0.0
-    qoe_target: float = 0.9
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Standard deviations over means of the times on the board and of the server."""
-
-    edge: float = 0.0
-    cloud: float = 0.05
+_KNOWN = ("include", "kinds", "spread", "link", "workloads")
 
 
 @dataclass(frozen=True)
@@ -179,16 +141,16 @@ def read_fleets(path: Path, link: Mapping[str, Any] | str | None = None) -> dict
     file = _read_file(path)
     common = None if link is None else _read_once(link)
     workloads = {}
-    for name, value in _mapping(file.content.get("workloads"), f"{path}: workloads").items():
+    for name, value in mapping(file.content.get("workloads"), f"{path}: workloads").items():
         where = f"{path}: workloads: {name}"
-        spec = _config(WorkloadSpec, value, where)
+        spec = config(WorkloadSpec, value, where)
         for kind in spec.kinds:
             if kind not in file.kinds:
                 raise UserError(f"{where}: no kind is called {kind!r}; {nearest_hint(kind, file.kinds)}")
         mean_bytes = sum(spec.size_bytes) // 2
-        kinds = tuple(_kind(file.kinds[kind], file.spread, mean_bytes) for kind in spec.kinds)
+        kinds = tuple(make_kind(file.kinds[kind], file.spread, mean_bytes) for kind in spec.kinds)
         chosen = link or spec.link or file.link
-        own = common or _located(where, _read_once, chosen)
+        own = common or located(where, _read_once, chosen)
         workloads[name] = Workload(name, _fleet(spec, kinds, where), own, _words(chosen))
     return workloads
 
@@ -211,44 +173,34 @@ def _read_once(link: Mapping[str, Any] | str) -> Mapping[str, Any] | str | Link:
 
 
 @dataclass(frozen=True)
-class _KindAt:
-    """A kind, where it stands, and the link on which its cloud times were taken."""
-
-    name: str
-    spec: KindSpec
-    profiled: Link
-    where: str
-
-
-@dataclass(frozen=True)
 class _File:
     """A fleet file with what it includes."""
 
     content: Mapping[str, Any]
-    kinds: dict[str, _KindAt]
+    kinds: dict[str, KindAt]
     spread: Spread
     link: Mapping[str, Any]
 
 
 def _read_file(path: Path, *, is_included: bool = False) -> _File:
-    content = _read(path)
+    content = read_settings(path, _KNOWN, what="fleet file", folder="launch/fleets")
     base = None
     if "include" in content:
         if is_included:
             raise UserError(f"{path}: an included file includes none itself; name that one where it is wanted")
         base = _read_file(_beside(path, content["include"]), is_included=True)
-    link = _mapping(content.get("link", base.link if base else None), f"{path}: link")
+    link = mapping(content.get("link", base.link if base else None), f"{path}: link")
     spread = base.spread if base and "spread" not in content else content.get("spread", {})
-    given = _mapping(content.get("kinds"), f"{path}: kinds") if "kinds" in content or base is None else {}
-    profiled = _located(f"{path}: link", load_link, link)
+    given = mapping(content.get("kinds"), f"{path}: kinds") if "kinds" in content or base is None else {}
+    profiled = located(f"{path}: link", load_link, link)
     kinds = dict(base.kinds) if base else {}
     for name, value in given.items():
         where = f"{path}: kinds: {name}"
         if name in kinds:
             raise UserError(f"{where}: stands already in {content['include']}; give one of them another name")
-        kinds[name] = _KindAt(name, _config(KindSpec, value, where), profiled, where)
+        kinds[name] = KindAt(name, config(KindSpec, value, where), profiled, where)
     if not isinstance(spread, Spread):
-        spread = _config(Spread, spread, f"{path}: spread")
+        spread = config(Spread, spread, f"{path}: spread")
     return _File(content, kinds, spread, link)
 
 
@@ -265,7 +217,7 @@ def _beside(path: Path, name: Any) -> Path:
 
 
 def _fleet(spec: WorkloadSpec, kinds: tuple[TaskKind, ...], where: str) -> Fleet:
-    slowdowns = [_config(SlowdownSpec, value, f"{where}: slowdowns") for value in spec.slowdowns]
+    slowdowns = [config(SlowdownSpec, value, f"{where}: slowdowns") for value in spec.slowdowns]
     return Fleet(
         kinds=kinds,
         drones=spec.flying,
@@ -279,109 +231,3 @@ def _fleet(spec: WorkloadSpec, kinds: tuple[TaskKind, ...], where: str) -> Fleet
         cold=ColdStarts(round(spec.cold_start_ms * 1e6), round(spec.cold_keep_s * 1e9)) if spec.cold_start_ms else None,
         window_ns=round(spec.window_s * 1e9),
     )
-
-
-def _kind(kind: _KindAt, spread: Spread, mean_bytes: int) -> TaskKind:
-    spec, where = kind.spec, kind.where
-    for place, value in (("edge", spec.edge), ("cloud", spec.cloud)):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}: {place}: a mapping is wanted, not {str(value)[:80]!r}")
-    given = [dict(value) | {"place": place} for place, value in (("edge", spec.edge), ("cloud", spec.cloud)) if value]
-    options = [_config(OptionSpec, value, f"{where}: {value['place']}") for value in given]
-    options += [_config(OptionSpec, value, f"{where}: options") for value in spec.options]
-    try:
-        return TaskKind(
-            name=kind.name,
-            deadline_ns=round(spec.deadline_ms * MS_NS),
-            options=tuple(_option(option, spread, kind.profiled, mean_bytes) for option in options),
-            qoe_bonus=spec.qoe_bonus,
-            qoe_target=spec.qoe_target,
-        )
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _option(spec: OptionSpec, spread: Spread, link: Link, mean_bytes: int) -> Option:
-    """What the server takes is what the link does not, of a cloud time taken on that link."""
-    if spec.place not in ("edge", "cloud", "split"):
-        raise ValueError(f"place is edge, cloud or split, not {spec.place!r}")
-    if not 0 < spec.ms <= 3.6e6 or not 0 <= spec.head_ms < spec.ms:
-        raise ValueError(f"ms {spec.ms} must be above 0 and head_ms {spec.head_ms} a part of it")
-    expected_ns = round(spec.ms * MS_NS)
-    edge_ns = expected_ns if spec.place == "edge" else round(spec.head_ms * MS_NS)
-    server_ns = 0
-    if spec.place != "edge":
-        upload_ns = link.sent_ns(0, spec.upload_bytes or mean_bytes)
-        network_ns = link.rtt_ns(0) + (expected_ns if upload_ns is None else upload_ns)
-        server_ns = expected_ns - edge_ns - network_ns
-        if server_ns <= 0:
-            raise ValueError(f"{spec.place}: the link alone takes {network_ns / MS_NS:.0f} of its {spec.ms:g} ms")
-    return Option(
-        place=spec.place,  # type: ignore[arg-type]  # checked above
-        benefit=spec.benefit,
-        cost=spec.cost,
-        expected_ns=expected_ns,
-        edge_ns=edge_ns,
-        server_ns=server_ns,
-        upload_bytes=spec.upload_bytes,
-        edge_spread=spread.edge if edge_ns else 0.0,
-        remote_spread=spread.cloud if server_ns else 0.0,
-        name=spec.name,
-    )
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UserError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no fleet file")
-        content = YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; fleet files lie in launch/fleets") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply for a fleet file") from None
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())[:120]}") from None
-    _check_nodes(path, content)
-    known = ("include", "kinds", "spread", "link", "workloads")
-    for key in _mapping(content, str(path)):
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}; {nearest_hint(key, known)}")
-    return _mapping(content, str(path))
-
-
-def _check_nodes(path: Path, content: Any) -> None:
-    """Bounded, so that aliases of aliases, or of themselves, do not become more than they are worth."""
-    waiting, seen = [content], 0
-    while waiting:
-        node = waiting.pop()
-        seen += 1
-        if seen > MAX_NODES:
-            raise UserError(f"{path}: more than {MAX_NODES} values: no fleet file")
-        if isinstance(node, Mapping):
-            for key in node:
-                if not isinstance(key, str):
-                    raise UserError(f'{path}: the key {str(key)[:40]} is no text; write "{str(key)[:40]}"')
-            waiting.extend(node.values())
-        elif isinstance(node, list | tuple | set):
-            waiting.extend(node)
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        raise UserError(f"{where}: a mapping is wanted, with at least one entry")
-    return value
-
-
-def _located(where: str, make: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return make(value)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _config(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}: a mapping is wanted, not {value!r}")
-    return config_from_mapping(kind, value, where=where)

@@ -86,8 +86,9 @@ class RemoteExecutor:
     address: HOST:PORT. clock: the manager's, which deadlines are of and which must run at the pace of time. stream: one
     stream for all requests, else unary calls. codec: of input tensors, where the server knows it. silence_s: a ping
     without answer for so long, while nothing else comes in, is a lost connection; where uploads are under way it gets
-    their time at a megabit a second on top. counts: what became of the requests. on_upload: called with a task when the server has said that it
-    has all of it; set it to be told, on the stream, by servers that can. Raises UserError for a token in clear.
+    their time at a megabit a second on top. counts: what became of the requests. on_upload: called with a task when the
+    server has said that it has all of it; set it to be told, on the stream, by servers that can. Raises UserError for a
+    token in clear.
     """
 
     def __init__(

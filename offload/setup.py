@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from offload.fleets import MAX_FILE_BYTES, MAX_LANES, KindSpec, Spread, _check_nodes, _kind, _KindAt
+from offload.fleets import MAX_LANES
+from offload.kinds import KindAt, KindSpec, Spread, make_kind
 from offload.link import Link, link_from_text, load_link
 from offload.policies import POLICIES
 from offload.remote_stream import RemoteAccess
 from offload.server.security import read_token
+from offload.settings import MAX_FILE_BYTES, read_settings
 from offload.tasks import TaskKind
 from offload.wire.addresses import split_address
 from tercel.core.component import config_from_mapping
@@ -93,7 +92,7 @@ def read_setup(path: Path, *, link: str | None = None, seed: int = 0) -> Offload
     """Read and check an offload file. link: instead of the file's for a replay, as `link_from_text` wants it; seed: of
     a link that is drawn. Raises UserError.
     """
-    content = _read(path)
+    content = read_settings(path, _KNOWN, what="offload file", folder="launch/offload")
     head: _Head = config_from_mapping(_Head, {key: content[key] for key in _SCALARS & content.keys()}, where=str(path))
     spread: Spread = config_from_mapping(Spread, _mapping(content, "spread", path), where=f"{path}: spread")
     settings = _mapping(content, "link", path)
@@ -161,7 +160,7 @@ def _task_kind(path: Path, name: str, value: Any, spread: Spread, link: Link) ->
     for place, option in (("cloud", kind.cloud), *((str(one.get("place")), one) for one in kind.options)):
         if option and place != "edge" and not option.get("upload_bytes"):
             raise UserError(f"{where}: {place}: say upload_bytes, what goes up the link for one tensor")
-    return _kind(_KindAt(name, kind, link, where), spread, 0)
+    return make_kind(KindAt(name, kind, link, where), spread, 0)
 
 
 def _way(value: Any, benefit: float, where: str) -> dict[str, Any]:
@@ -187,25 +186,3 @@ def _mapping(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, A
     if not isinstance(value, Mapping):
         raise UserError(f"{path}: {key}: a mapping is wanted, not {str(value)[:80]!r}")
     return value
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UserError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no offload file")
-        content = YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; offload files lie in launch/offload") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply for an offload file") from None
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: no YAML: {' '.join(str(error).split())[:120]}") from None
-    _check_nodes(path, content)
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: a mapping is wanted: policy, models, link and so on")
-    for key in content:
-        if key not in _KNOWN:
-            raise UserError(f"{path}: unknown key {key!r}; {nearest_hint(key, _KNOWN)}")
-    return content

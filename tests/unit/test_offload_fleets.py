@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.fleets import MAX_FILE_BYTES, read_fleets
+from offload.fleets import read_fleets
 from offload.link import ConstantLink, TraceLink
 from offload.policies import make_policy
+from offload.settings import MAX_FILE_BYTES
 from offload.simulator import FATES, simulate
 from tercel.core.errors import UserError
 
