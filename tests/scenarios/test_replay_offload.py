@@ -156,7 +156,7 @@ def test_the_table_the_report_and_the_command_tell_of_it(
     ("change", "said"),
     [
         (["--charge", "measured"], "leave --charge out"),
-        (["--offload", "none.yaml"], "none.yaml: No such file or directory; each offload file lies in launch/offload"),
+        (["--offload", "none.yaml"], "none.yaml: No such file or directory"),
         (["--trace", "warp:speed=9"], "link model 'warp' is unknown"),
         (["--graph", "lidar"], "runs no networks"),
         (["--graph", "camera", "--offload", "board.yaml"], "the graph runs 'detector'; known: far, near"),
