@@ -201,11 +201,12 @@ class Tercel:
             tasks = self._considered()
             prices = self._prices(tasks)
             offers = self._offers(now_ns, tasks, prices)
-            sendable = {offer.task.id: offer.value for offer in self._uplink(now_ns, offers)}
+            sent = self._uplink(now_ns, offers)
+            sendable = {offer.task.id: offer.value for offer in sent}
             lanes = self._lane_plan(now_ns, tasks, prices, sendable)
             placed = self._start_planned(now_ns, lanes, decisions)
-            rest = [offer for offer in offers if offer.task.id not in placed]
-            self._send(now_ns, self._uplink(now_ns, rest), decisions)
+            rest = [offer for offer in offers if offer.task.id not in placed and offer.task.id in self._waiting]
+            self._send(now_ns, sent if len(rest) == len(offers) else self._uplink(now_ns, rest), decisions)
             self._probe(now_ns, [task for task in tasks if task.id not in placed], decisions)
             self._unplaced = len(self._waiting) > len(placed)
         self._set_wake(now_ns)
@@ -324,7 +325,6 @@ class Tercel:
     def _send(self, now_ns: int, offers: list[_Offer], decisions: list[Decision]) -> None:
         """Send what loses most by waiting for the others, as long as the link drains soon."""
         link = self._remote.link
-        offers = [offer for offer in offers if offer.task.id in self._waiting]
         while offers:
             rate = link.rate(now_ns)
             if link.backlog_bytes / rate > (PACE_NS + link.rtt_ns if link.backlog_bytes else 0.0):
