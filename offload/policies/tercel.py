@@ -35,7 +35,7 @@ from offload.policies.qoe import Windows
 from offload.policies.rhythm import Rhythm
 from offload.tasks import Option, Outcome, Task, TaskKind
 
-MOST_PLANNED = 24
+MOST_PLANNED = 16
 CHOSEN_OF_MORE = 12
 """Tasks that one decision looks at: all, or of more than MOST_PLANNED these, half of them those that are due first, the
 others those with most utility per time."""
@@ -47,7 +47,7 @@ PACE_NS = 50_000_000
 CAUTION = 1.0
 """Standard deviations that are kept before a deadline when the uplink is planned."""
 FIRST_PAUSE_NS = 100_000_000
-LAST_PAUSE_NS = 500_000_000
+LAST_PAUSE_NS = 1_000_000_000
 """After the far side has refused or lost a task nothing is sent for a while, doubling until it answers."""
 
 
@@ -269,12 +269,13 @@ class Tercel:
         """Lanes planned by what the board gains over the cloud."""
         jobs = []
         rate = self._remote.link.rate(now_ns)
+        slower = self._board.factor(now_ns)
         for task in tasks:
             fallback = sendable.get(task.id, 0.0)
             for option in task.kind.options:
                 if option.place == "edge":
                     gain = task.utility(option) + prices[task.id] - fallback
-                    took_ns = self._board.edge_ns(now_ns, option)
+                    took_ns = max(1, round(option.edge_ns * slower))
                     jobs.append(Job(task.id, now_ns, task.deadline_ns, took_ns, gain, (task, option)))
                 elif option.place == "split" and task.id not in self._refused and self._trusted(now_ns):
                     jobs.append(self._head(now_ns, task, option, prices[task.id], fallback, rate))
