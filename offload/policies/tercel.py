@@ -47,7 +47,7 @@ PACE_NS = 50_000_000
 CAUTION = 1.0
 """Standard deviations that are kept before a deadline when the uplink is planned."""
 FIRST_PAUSE_NS = 100_000_000
-LAST_PAUSE_NS = 1_000_000_000
+LAST_PAUSE_NS = 500_000_000
 """After the far side has refused or lost a task nothing is sent for a while, doubling until it answers."""
 
 
