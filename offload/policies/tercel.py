@@ -202,8 +202,7 @@ class Tercel:
             prices = self._prices(tasks)
             offers = self._offers(now_ns, tasks, prices)
             sent = self._uplink(now_ns, offers)
-            sendable = {offer.task.id: offer.value for offer in sent}
-            lanes = self._lane_plan(now_ns, tasks, prices, sendable)
+            lanes = self._lane_plan(now_ns, tasks, prices, {offer.task.id: offer.value for offer in sent})
             placed = self._start_planned(now_ns, lanes, decisions)
             rest = [offer for offer in offers if offer.task.id not in placed and offer.task.id in self._waiting]
             self._send(now_ns, sent if len(rest) == len(offers) else self._uplink(now_ns, rest), decisions)

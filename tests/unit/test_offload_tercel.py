@@ -121,7 +121,8 @@ def test_after_a_storm_of_refusals_the_cloud_is_tried_again_and_the_board_works_
     lost_ms = [at for at, what, _ in log if what == "lost"]
     assert lost_ms
     in_second = Counter(int(at // 1000) for at in lost_ms)
-    assert max(count for second, count in in_second.items() if second > 10) <= 4, "a pause follows each refusal"
+    assert max(in_second.values()) <= 8
+    assert max(count for second, count in in_second.items() if second > 11) <= 3, "then one at a time asks for it"
     done = [number for number, outcome in driver.outcomes.items() if outcome.fate is Fate.DONE_CLOUD]
     assert len([number for number in done if number < 100]) > 40
     assert min(number for number in done if number >= 200) <= 220
