@@ -155,7 +155,7 @@ def test_the_random_streams_meet_every_fate_and_reason() -> None:
     seen: Counter[str] = Counter()
 
     @given(stream=streams())
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=400, deadline=None, database=None, derandomize=True)
     def look(stream: Stream) -> None:
         for name in ("edf", "dems"):
             seen.update(what for _, what, _ in stream.run(name)[0])
