@@ -66,9 +66,10 @@ class ModelFolder:
         return changes
 
     def _files(self) -> dict[str, Path]:
-        """Name -> file. Of a name that is there twice NAME.onnx counts."""
-        found = {path.parents[1].name: path for path in sorted(self.path.glob("*/1/model.onnx"))}
-        return found | {path.stem: path for path in sorted(self.path.glob("*.onnx")) if path.is_file()}
+        """Name -> file. Of a name that is there twice NAME.onnx counts. Hidden ones are none of ours: copies under way,
+        what file systems leave, and ...onnx, whose name would lead out of any folder."""
+        found = {path.parents[1].name: path for path in sorted(self.path.glob("[!.]*/1/model.onnx"))}
+        return found | {path.stem: path for path in sorted(self.path.glob("[!.]*.onnx")) if path.is_file()}
 
 
 def _stamp(path: Path) -> Stamp | None:

@@ -78,14 +78,20 @@ class Model:
         """Raises Rejected unless the tensors are what the model takes."""
         if len(tensors) != len(self.inputs) or any(spec.name not in tensors for spec in self.inputs):
             raise Rejected("input names are not the model's")
-        for spec in self.inputs:
-            tensor = tensors[spec.name]
-            if tensor.dtype != DATATYPES[spec.datatype]:
-                raise Rejected("input datatype is not the model's")
-            if tensor.ndim != len(spec.shape) or any(
-                side not in (-1, given) for side, given in zip(spec.shape, tensor.shape, strict=True)
-            ):
-                raise Rejected("input shape is not the model's")
+        for name, tensor in tensors.items():
+            self.check_announced(name, tensor.dtype, tensor.shape)
+
+    def check_announced(self, name: str, dtype: np.dtype[Any] | None, shape: Sequence[int]) -> None:
+        """Raises Rejected unless the model takes such a tensor under this name. dtype None: none that is known."""
+        spec = next((spec for spec in self.inputs if spec.name == name), None)
+        if spec is None:
+            raise Rejected("input names are not the model's")
+        if dtype != DATATYPES[spec.datatype]:
+            raise Rejected("input datatype is not the model's")
+        if len(shape) != len(spec.shape) or any(
+            side not in (-1, given) for side, given in zip(spec.shape, shape, strict=True)
+        ):
+            raise Rejected("input shape is not the model's")
 
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs. Raises Rejected if the model fails."""

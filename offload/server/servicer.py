@@ -14,7 +14,7 @@ import tercel
 from offload.server.engine import VERSION, Answer, Engine, Refused, Request
 from offload.server.models import Array, Model
 from offload.wire import messages as pb
-from offload.wire.tensors import get_tensors, put_tensors
+from offload.wire.tensors import CODEC, DATATYPES, get_tensors, put_tensors
 from tercel.core.errors import Rejected, require
 
 EXTENSIONS = ("model_repository", "tercel_ack", "tercel_cancel", "tercel_codec")
@@ -102,6 +102,11 @@ class InferenceServicer:
         self._engine.forget(submitted)
 
 
+_TAKEN_BACK = object()
+"""In an outbox, behind the acknowledgement of a request that was cancelled: only then is there room for another, or a
+client that cancels all and reads nothing would make the outbox grow for ever."""
+
+
 class _Stream:
     """One ModelStreamInfer call: a loop that reads, one that writes, and a task for each request that has to wait."""
 
@@ -162,7 +167,7 @@ class _Stream:
             del self._by_id[request_id]
         if task.cancelled():
             self._servicer.forget(submitted)
-            self._room.release()
+            self._put(_TAKEN_BACK)
 
     def _cancel(self, request_id: str) -> None:
         """Take a request back; no answer will come."""
@@ -181,6 +186,9 @@ class _Stream:
                 response = self._outbox.popleft()
                 if response is None:
                     return
+                if response is _TAKEN_BACK:
+                    self._room.release()
+                    continue
                 await self._context.write(response)
                 if "tercel_received" not in response.infer_response.parameters:
                     self._room.release()
@@ -210,6 +218,9 @@ def _read(request: Any, model: Model) -> dict[str, Array]:
         raise Rejected("no such output")
     if len(request.inputs) != len(model.inputs):
         raise Rejected("input names are not the model's")
+    for entry in request.inputs:
+        if CODEC in entry.parameters:  # a few bytes may announce much: what the model does not take is not decoded
+            model.check_announced(entry.name, DATATYPES.get(entry.datatype), entry.shape)
     return get_tensors(request.inputs, request.raw_input_contents)
 
 

@@ -257,6 +257,17 @@ def test_a_bad_model_or_a_used_folder_stops_the_export(tmp_path: Path) -> None:
         export_triton(models, tmp_path / "repo")
 
 
+def test_hidden_files_are_no_models_and_no_name_leads_out_of_the_repository(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for hidden in (".copying.onnx", "...onnx", "._good.onnx", ".trash/1/model.onnx"):
+        (models / hidden).parent.mkdir(parents=True, exist_ok=True)
+        onnx_files.identity(models / hidden)
+    onnx_files.identity(models / "good.onnx")
+    assert export_triton(models, tmp_path / "out" / "repo") == ["good"]
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {"repo/good/1/model.onnx", "repo/good/config.pbtxt"}
+
+
 # --- who may connect -----------------------------------------------------------------------------------------------
 
 
