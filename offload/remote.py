@@ -124,6 +124,8 @@ class RemoteExecutor:
     async def __aenter__(self) -> RemoteExecutor:
         self._start()
         await self._tried.wait()
+        if self._keeper is not None and self._keeper.done():
+            await self._keeper  # raises what ended it
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -238,6 +240,7 @@ class RemoteExecutor:
     def _start(self) -> None:
         if self._keeper is None:
             self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
+            self._keeper.add_done_callback(lambda _: self._tried.set())  # or who waits for it would wait for ever
 
     async def _connected(self, remaining_ns: int) -> Connection:
         """The connection. Only before the first attempt has ended is it waited for. Raises TaskLost, TaskTooLate."""

@@ -133,9 +133,8 @@ class Held:
 
 
 def held_by(day: Day, run: Run) -> Held:
-    """What a run's tasks held and when, computed again by the simulator's rules from when each was started.
-
-    Uploads that were asked for at the same instant are taken in order of arrival.
+    """What a run's tasks held and when, computed again by the simulator's rules from when each was started, and in
+    which order they asked for the uplink.
     """
     edge_ns, upload_bytes = _parts(day, run)
     ran = (run.option >= 0) & (run.started_ns >= 0)
@@ -148,10 +147,10 @@ def held_by(day: Day, run: Run) -> Held:
     lane_to_ns = np.where(on_lane, run.started_ns + took_ns, -1)
     asked_ns = np.where(on_lane, lane_to_ns, run.started_ns)
     uplink_from_ns, uplink_to_ns = np.full(len(edge_ns), -1, np.int64), np.full(len(edge_ns), -1, np.int64)
-    sent = np.flatnonzero(ran & (upload_bytes > 0))
+    sent = run.asked[(ran & (upload_bytes > 0))[run.asked]]
     free_ns = [0] * len(day.links)
     deadline_ns = day.created_ns + np.array([kind.deadline_ns for kind in day.kinds], np.int64)[day.kind]
-    for row in sent[np.argsort(asked_ns[sent], kind="stable")].tolist():
+    for row in sent.tolist():
         box, until_ns = int(day.box[row]), int(deadline_ns[row])
         from_ns = max(int(asked_ns[row]), free_ns[box])
         if from_ns >= until_ns:

@@ -51,10 +51,11 @@ class SimulatedEdge:
 
 
 class SimulatedRemote:
-    """A cloud behind one box's link."""
+    """A cloud behind one box's link. asked: is told of each task that asks for the uplink, in the order of uploads."""
 
-    def __init__(self, clock: VirtualClock, day: Day, box: int) -> None:
+    def __init__(self, clock: VirtualClock, day: Day, box: int, asked: Callable[[Task], None] = nothing_heard) -> None:
         self._clock = clock
+        self._asked = asked
         self._link = day.links[box]
         self._factors = day.server_factor.tolist()
         self._uplink_free_ns = 0
@@ -63,6 +64,7 @@ class SimulatedRemote:
 
     async def run(self, task: Task, option: Option, payload: Any) -> Ran:
         """Sleeps until the answer is there, or until the deadline: then raises TaskTooLate."""
+        self._asked(task)
         start_ns = max(self._clock.now_ns, self._uplink_free_ns)
         if start_ns >= task.deadline_ns:
             await self._clock.sleep_until_ns(task.deadline_ns)
@@ -112,6 +114,7 @@ class _Instances:
 class Run:
     """What became of a day's N tasks. fate (N,) int8 index into FATES; option (N,) int8 index into the kind's options,
     -1 if none was run; started_ns, ended_ns (N,) int64, started -1 if it never was; utility (N,) float64; reasons.
+    asked (M,) int64: the tasks that asked for the uplink, box after box in the order of their uploads.
     """
 
     fate: Array
@@ -120,6 +123,7 @@ class Run:
     ended_ns: Array
     utility: Array
     reasons: tuple[str, ...]
+    asked: Array
 
 
 def simulate(
@@ -135,6 +139,7 @@ def simulate(
     more than there are lanes, or wants to be woken for ever.
     """
     outcomes: list[Outcome | None] = [None] * len(day.created_ns)
+    asked: list[int] = []
     context = PolicyContext(day.kinds, day.lanes, deviate, day.window_ns)
     for box in range(len(day.links)):
         tasks = day.tasks(box)
@@ -145,15 +150,21 @@ def simulate(
             outcomes[outcome.task.id] = outcome
 
         clock = VirtualClock()
-        run_virtual(_run_box(clock, day, box, tasks, policy(context), settle), clock)
+        remote = SimulatedRemote(clock, day, box, lambda task: asked.append(task.id))
+        run_virtual(_run_box(clock, day, tasks, policy(context), remote, settle), clock)
         progress((box + 1) / len(day.links))
-    return _table([outcome for outcome in outcomes if outcome is not None], len(outcomes))
+    return _table([outcome for outcome in outcomes if outcome is not None], len(outcomes), asked)
 
 
 async def _run_box(
-    clock: VirtualClock, day: Day, box: int, tasks: list[Task], policy: Policy, settle: Callable[[Outcome], None]
+    clock: VirtualClock,
+    day: Day,
+    tasks: list[Task],
+    policy: Policy,
+    remote: SimulatedRemote,
+    settle: Callable[[Outcome], None],
 ) -> None:
-    manager = Manager(policy, clock, SimulatedEdge(clock, day), SimulatedRemote(clock, day, box), settle)
+    manager = Manager(policy, clock, SimulatedEdge(clock, day), remote, settle)
     for task in tasks:
         await clock.sleep_until_ns(task.created_ns)
         manager.submit(task)
@@ -161,7 +172,7 @@ async def _run_box(
     await asyncio.sleep(0)
 
 
-def _table(outcomes: list[Outcome], count: int) -> Run:
+def _table(outcomes: list[Outcome], count: int, asked: list[int]) -> Run:
     if len(outcomes) != count:
         raise ValueError(f"{count - len(outcomes)} tasks never ended")
     index = {fate: position for position, fate in enumerate(FATES)}
@@ -175,4 +186,5 @@ def _table(outcomes: list[Outcome], count: int) -> Run:
         ended_ns=np.array([outcome.ended_ns for outcome in outcomes], np.int64),
         utility=np.array([outcome.utility for outcome in outcomes], np.float64),
         reasons=tuple(outcome.reason for outcome in outcomes),
+        asked=np.array(asked, np.int64),
     )

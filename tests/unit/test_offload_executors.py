@@ -11,6 +11,7 @@ from offload.executors import LocalExecutor, Ran, Remote, TaskLost, WallClock, n
 from offload.manager import Manager
 from offload.policies import make_policy
 from offload.policies.policy import PolicyContext
+from offload.remote import RemoteExecutor
 from offload.tasks import Fate, Option, Outcome, Task, TaskKind
 from tercel.core.errors import Rejected
 from tests.unit.manager_bench import MS_NS
@@ -103,3 +104,17 @@ def test_the_wall_clock_sleeps_to_the_point_and_never_goes_back() -> None:
         assert clock.now_ns > before_ns
 
     asyncio.run(main())
+
+
+def test_what_ends_the_keeper_of_a_connection_is_raised_and_not_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def opened(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("a programmer's mistake")
+
+    monkeypatch.setattr("offload.remote.open_connection", opened)
+
+    async def main() -> None:
+        async with RemoteExecutor("127.0.0.1:1", WallClock()):
+            pass
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(asyncio.wait_for(main(), 5))

@@ -42,7 +42,7 @@ def fated(day: Day, fates: Sequence[int], utilities: Sequence[float]) -> Run:
     """A run in which nothing was started, with fates as given."""
     never = np.full(len(fates), -1)
     reasons = tuple("why" if fate >= 3 else "" for fate in fates)
-    return Run(np.array(fates), never, never, day.created_ns, np.array(utilities, float), reasons)
+    return Run(np.array(fates), never, never, day.created_ns, np.array(utilities, float), reasons, never[:0])
 
 
 class SplitFirst:
@@ -161,12 +161,13 @@ def test_energy_is_the_lanes_time_and_the_radios_by_their_power() -> None:
         ended_ns=np.array([1, 1]),
         utility=np.array([9.0, 7.0]),
         reasons=("", ""),
+        asked=np.flatnonzero(day.kind == 1),
     )
     assert score(day, run, Power(lane_w=10.0, radio_w=3.0)).energy_j == pytest.approx(0.2 * 10.0 + 0.2 * 3.0)
     assert score(day, run, Power(lane_w=0.0, radio_w=1.0)).energy_j == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("policy", ["cloud_only", "edf_ec", "dems", "split first"])
+@pytest.mark.parametrize("policy", ["cloud_only", "edf_ec", "dems", "tercel", "split first"])
 @pytest.mark.parametrize("world", ["quiet", "outages", "slow", "two lanes"])
 def test_what_tasks_held_is_what_the_simulator_did(policy: str, world: str) -> None:
     """Of a task done in time the end follows from what it held last; the simulator is the oracle."""
