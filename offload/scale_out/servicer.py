@@ -7,7 +7,7 @@ from typing import Any
 
 from offload.scale_out.fleet import Fleet
 from offload.server.engine import Refused
-from offload.server.servicer import STREAM_LIMIT, InferenceServicer
+from offload.server.servicer import STREAM_LIMIT, TAKEN_BACK, InferenceServicer
 from offload.wire import messages as pb
 from tercel.core.errors import require
 
@@ -81,8 +81,9 @@ class _Stream:
     async def _write(self) -> None:
         """Write what is in the outbox, one after another, until None."""
         while (response := await self._outbox.get()) is not None:
-            await self._context.write(response)
-            if "tercel_received" not in response.infer_response.parameters:
+            if response is not TAKEN_BACK:
+                await self._context.write(response)
+            if response is TAKEN_BACK or "tercel_received" not in response.infer_response.parameters:
                 self._room.release()
 
     def _cancel(self, request_id: str) -> None:
@@ -94,7 +95,7 @@ class _Stream:
     def _over(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         if task.cancelled() or task.exception() is not None:
-            self._room.release()
+            self._outbox.put_nowait(TAKEN_BACK)
 
 
 def _acknowledgement(request: Any) -> Any:

@@ -102,7 +102,7 @@ class InferenceServicer:
         self._engine.forget(submitted)
 
 
-_TAKEN_BACK = object()
+TAKEN_BACK = object()
 """In an outbox, behind the acknowledgement of a request that was cancelled: only then is there room for another, or a
 client that cancels all and reads nothing would make the outbox grow for ever."""
 
@@ -167,7 +167,7 @@ class _Stream:
             del self._by_id[request_id]
         if task.cancelled():
             self._servicer.forget(submitted)
-            self._put(_TAKEN_BACK)
+            self._put(TAKEN_BACK)
 
     def _cancel(self, request_id: str) -> None:
         """Take a request back; no answer will come."""
@@ -186,11 +186,9 @@ class _Stream:
                 response = self._outbox.popleft()
                 if response is None:
                     return
-                if response is _TAKEN_BACK:
-                    self._room.release()
-                    continue
-                await self._context.write(response)
-                if "tercel_received" not in response.infer_response.parameters:
+                if response is not TAKEN_BACK:
+                    await self._context.write(response)
+                if response is TAKEN_BACK or "tercel_received" not in response.infer_response.parameters:
                     self._room.release()
             self._wake.clear()
             await self._wake.wait()

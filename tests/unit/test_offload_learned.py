@@ -193,7 +193,7 @@ def a_run(day: Day, fates: np.ndarray) -> Run:
     """A run of which only the fates matter."""
     count = len(fates)
     return Run(fates.astype(np.int8), np.full(count, -1, np.int8), np.full(count, -1), day.created_ns + MS_NS,
-               np.zeros(count), ("",) * count)  # fmt: skip
+               np.zeros(count), ("",) * count, np.zeros(0, np.int64))  # fmt: skip
 
 
 def test_a_task_in_time_gets_what_it_changed_in_its_window() -> None:

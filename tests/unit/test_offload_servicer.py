@@ -11,6 +11,7 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from offload.scale_out.servicer import FleetServicer
 from offload.server.engine import Engine, Refused
 from offload.server.models import load_model
 from offload.server.servicer import STREAM_LIMIT, InferenceServicer
@@ -89,20 +90,38 @@ def test_a_client_that_takes_all_back_and_reads_nothing_is_not_read_for_ever(tmp
     async def main() -> tuple[int, int]:
         engine = Engine(threads=1)
         engine.put_model(model)
-        client = DeafClient(pairs=4 * STREAM_LIMIT)
-        stream = asyncio.ensure_future(InferenceServicer(engine).ModelStreamInfer(client, client))
-        seen = -1
-        while seen != client.read_:
-            seen = client.read_
-            await asyncio.sleep(0.2)
-        stream.cancel()
-        await asyncio.gather(stream, return_exceptions=True)
+        read = await read_of_deaf_client(InferenceServicer(engine))
         gate.set()
         await asyncio.wait_for(engine.drain(), 5)
         engine.close()
         assert engine.accounts["m"].under_way == 0
-        return client.read_, engine.accounts["m"].received
+        return read, engine.accounts["m"].received
 
     read, received = asyncio.run(main())
     assert STREAM_LIMIT // 2 <= received <= STREAM_LIMIT + 1
     assert read <= 2 * STREAM_LIMIT + 2
+
+
+class StuckFleet:
+    """Takes requests, and has no answer to any."""
+
+    async def infer(self, _request: Any, _timeout_ns: int | None) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+
+def test_nor_is_it_before_replicas() -> None:
+    fleet: Any = StuckFleet()
+    assert asyncio.run(read_of_deaf_client(FleetServicer(fleet))) <= 2 * STREAM_LIMIT + 2
+
+
+async def read_of_deaf_client(servicer: InferenceServicer) -> int:
+    """How many messages are read of a client that sends four times as many requests as a stream may have."""
+    client = DeafClient(pairs=4 * STREAM_LIMIT)
+    stream = asyncio.ensure_future(servicer.ModelStreamInfer(client, client))
+    seen = -1
+    while seen != client.read_:
+        seen = client.read_
+        await asyncio.sleep(0.2)
+    stream.cancel()
+    await asyncio.gather(stream, return_exceptions=True)
+    return client.read_
