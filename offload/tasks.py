@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 Place = Literal["edge", "cloud", "split"]
 
-MAX_ID = 2**62
-
 
 class Fate(str, Enum):
     """How a task ended."""

@@ -37,7 +37,7 @@ def add_simulate(verbs: Any) -> None:
         "--estimates",
         choices=("mean", "p95"),
         default="p95",
-        help="the times that policies expect: 95th percentiles (default), or means, as published",
+        help="the times that published policies expect: 95th percentiles (default), or means; tercel makes its own",
     )
     parser.add_argument("--bound", action="store_true", help="also find the utility that nobody can pass; slow")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")

@@ -77,7 +77,8 @@ class PolicyContext:
     """What a policy is told at the start.
 
     lanes: how many tasks the board runs at once. deviate: where in their distribution expected times are taken, as a
-    normal deviate (1.645: the 95th percentile; None: the mean, as published). window_ns: GEMS's tumbling window.
+    normal deviate (1.645: the 95th percentile; None: the mean, as published), by policies that estimate nothing
+    themselves. window_ns: GEMS's tumbling window.
     """
 
     kinds: tuple[TaskKind, ...]
