@@ -7,6 +7,7 @@ does, but a client sees the same. A request may shorten the default and not set 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from offload.server.engine import NO_DEADLINE_NS
@@ -26,7 +27,9 @@ def export_triton(models: Path, repository: Path) -> list[str]:
 
     def load(name: str, path: Path) -> Model:
         sources[name] = path
-        return load_model(name, path)
+        model = load_model(name, path)
+        _check_alone(path)
+        return model
 
     folder = ModelFolder(models, load)
     changes = folder.look(settle=False)
@@ -41,6 +44,16 @@ def export_triton(models: Path, repository: Path) -> list[str]:
         shutil.copyfile(sources[name], target / "model.onnx")
         (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
     return list(texts)
+
+
+def _check_alone(path: Path) -> None:
+    """Raises UserError for a model that loads only beside another file, which has its weights and is not copied."""
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(shutil.copyfile(path, Path(folder) / "model.onnx"))
+        try:
+            load_model("alone", alone)
+        except UserError:
+            raise UserError(f"{path}: its weights lie in another file; export it as one file") from None
 
 
 def config_text(model: Model) -> str:

@@ -268,6 +268,23 @@ def test_hidden_files_are_no_models_and_no_name_leads_out_of_the_repository(tmp_
     assert files == {"repo/good/1/model.onnx", "repo/good/config.pbtxt"}
 
 
+def test_a_model_whose_weights_lie_beside_it_is_not_exported_without_them(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "weights").write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    elsewhere = onnx_files.field(13, onnx_files.field(1, "location") + onnx_files.field(2, "weights"))
+    weights = b"".join(onnx_files.field(number, value) for number, value in ((1, 4), (2, onnx_files.FLOAT), (8, "w")))
+    x, y = onnx_files.value_info("x", ("n", 4)), onnx_files.value_info("y", ("n", 4))
+    adds = onnx_files.node("Add", ["x", "w"], "y")
+    constant = weights + elsewhere + onnx_files.field(14, 1)
+    (models / "m.onnx").write_bytes(onnx_files.model([adds], [x], [y], [constant]))
+    model = load_model("m", models / "m.onnx")
+    assert model.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[1, 2, 3, 4]]
+    with pytest.raises(UserError, match=r"m\.onnx: its weights lie in another file"):
+        export_triton(models, tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
 # --- who may connect -----------------------------------------------------------------------------------------------
 
 
