@@ -13,6 +13,7 @@ import contextlib
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
@@ -236,6 +237,17 @@ class ReportedRemote:
         return ran
 
 
+def _alone(setup: OffloadSetup) -> OffloadSetup:
+    """The setup without the ways that want a server, which no policy must take now. Raises UserError."""
+    kinds = {}
+    for name, kind in setup.kinds.items():
+        options = tuple(option for option in kind.options if option.place == "edge")
+        if not options:
+            raise UserError(f"{setup.name}: models: {name}: runs at a server only, and none is named; add one")
+        kinds[name] = replace(kind, options=options)
+    return replace(setup, kinds=kinds)
+
+
 @contextlib.asynccontextmanager
 async def live_models(
     setup: OffloadSetup,
@@ -250,8 +262,9 @@ async def live_models(
     """The models of a board in flight, with its server if the setup names one. Deadlines are by `WallClock`.
 
     infer: (model, tensor) -> outputs, called in the lanes' threads. say: told in one line when the server is lost, and
-    when it is back. Raises UserError for papers that cannot be read.
+    when it is back. Raises UserError for papers that cannot be read, and for a model that cannot run without a server.
     """
+    setup = setup if setup.server is not None else _alone(setup)
     clock = WallClock()
     edge = LocalExecutor(infer, clock, setup.lanes)
     try:

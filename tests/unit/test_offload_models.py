@@ -317,14 +317,26 @@ def test_the_board_says_once_that_the_server_is_gone_and_once_that_it_answers_ag
     assert reported.lost == {"refused by the server": 3, "connection lost": 3, "unavailable": 6}
 
 
-def test_a_board_without_a_server_flies_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "cloud_only"])
+def test_a_board_without_a_server_flies_alone_whatever_its_file_says_of_the_cloud(tmp_path: Path, policy: str) -> None:
     outcomes: list[Outcome] = []
 
     async def main() -> None:
-        setup = replace(setup_of(tmp_path, FILE.replace("tercel", "edf")), server=None)
+        setup = replace(setup_of(tmp_path, FILE.replace("tercel", policy)), server=None)
         infer = lambda _model, tensor: [2 * tensor, tensor]  # noqa: E731
         async with live_models(setup, Board(), infer, on_outcome=outcomes.append) as models:
             assert float((await models.infer("a", np.ones(1)))[0][0]) == 2
 
     asyncio.run(main())
     assert [outcome.fate for outcome in outcomes] == [Fate.DONE_EDGE]
+
+
+def test_a_model_that_only_a_server_could_run_wants_one(tmp_path: Path) -> None:
+    text = FILE.replace("edge: {ms: 100, cost: 0.1}, ", "").replace("edge: {ms: 200, cost: 0.1}, ", "")
+
+    async def main() -> None:
+        async with live_models(replace(setup_of(tmp_path, text), server=None), Board(), lambda _model, tensor: tensor):
+            pass
+
+    with pytest.raises(UserError, match="models: a: runs at a server only"):
+        asyncio.run(main())
