@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any, Protocol
 
 from offload.executors import Ran, TaskLost, TaskTooLate, nothing_heard
+from offload.remote_access import RemoteAccess
 from offload.remote_stream import (
     Connection,
     Failed,
-    RemoteAccess,
     RemoteCounts,
     Sending,
     Unreachable,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from offload.remote_access import RemoteAccess, channel_options
 from offload.wire import messages as pb
 from offload.wire.service import InferenceStub
-from tercel.core.errors import UserError, require
+from tercel.core.errors import require
 
 PING_S = 1.0
 """Between two pings, which are also how the round trip is measured."""
@@ -22,30 +23,6 @@ SLOWEST_BYTES_PER_S = 125_000
 """The slowest link that is of use: a ping that stands behind uploads is given their time on it."""
 REMEMBERED = 4096
 """Ended requests whose second or late answers are told from those of unknown ones."""
-
-
-@dataclass(frozen=True)
-class RemoteAccess:
-    """How to be let in. tls: whether the connection is encrypted; server_ca: who signed the server's certificate (None:
-    the system's authorities); certificate and key: our own, for mutual TLS; PEM each. token: sent as a bearer token.
-    """
-
-    tls: bool = False
-    server_ca: bytes | None = None
-    certificate: bytes | None = None
-    key: bytes | None = None
-    token: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.tls and (self.server_ca or self.certificate or self.key):
-            raise UserError("certificates are given, but TLS is off; turn it on")
-        if (self.certificate is None) != (self.key is None):
-            raise UserError("a certificate of our own wants its key, and the other way round")
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
 
 @dataclass
@@ -107,20 +84,6 @@ def upload_s_at_most(sendings: Iterable[Sending]) -> float:
     """How long uploads take on the slowest link that is of use, seconds."""
     upload_bytes: int = sum(sending.message.ByteSize() for sending in sendings)
     return upload_bytes / SLOWEST_BYTES_PER_S
-
-
-def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """gRPC's options: nothing shared with other channels, no retries behind our back, no proxy from the environment."""
-    return [
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.max_send_message_length", max_message_bytes),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", 0),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-    ]
 
 
 class Connection:

@@ -26,7 +26,7 @@ from offload.fleets import MAX_LANES
 from offload.kinds import KindAt, KindSpec, Spread, make_kind
 from offload.link import Link, link_from_text, load_link
 from offload.policies import POLICIES
-from offload.remote_stream import RemoteAccess
+from offload.remote_access import RemoteAccess
 from offload.server.security import read_token
 from offload.settings import MAX_FILE_BYTES, read_settings
 from offload.tasks import TaskKind

@@ -22,7 +22,9 @@ CODECS: tuple[Codec, ...] = ("none", "zlib", "jpeg")
 CODEC = "tercel_codec"
 
 MAX_TENSOR_BYTES = 1 << 28
-"""Largest tensor that is decoded: 256 MiB, also where fewer bytes carry it."""
+"""Largest tensor that is taken: 256 MiB."""
+MAX_CODED_BYTES = 1 << 25
+"""Largest that is decoded where fewer bytes carry it, 32 MiB: it is done at once, and a server waits for that long."""
 MAX_DIMENSIONS = 32
 JPEG_QUALITY = 90
 
@@ -102,6 +104,8 @@ def get_tensors(listed: Sequence[Any], raw: Sequence[bytes]) -> dict[str, Array]
             continue
         data = raw[index]
         if CODEC in entry.parameters:
+            if size_bytes > MAX_CODED_BYTES:
+                raise Rejected("coded tensor is too large")
             tensors[entry.name] = _decoded(entry.parameters[CODEC].string_param, data, shape, dtype, size_bytes)
         elif len(data) != size_bytes:
             raise Rejected("shape contradicts the number of bytes")
@@ -141,6 +145,8 @@ def _listed(entry: Any, dtype: np.dtype[Any]) -> Array:
 
 def _coded(tensor: Array, codec: Codec) -> bytes | None:
     """The tensor's bytes in the codec; None where that is not for it or does not make it smaller."""
+    if tensor.nbytes > MAX_CODED_BYTES:
+        return None
     if codec == "zlib":
         data = zlib.compress(np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<")).tobytes(), 1)
         return data if len(data) < tensor.nbytes else None

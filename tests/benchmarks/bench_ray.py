@@ -27,7 +27,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from offload.remote_stream import RemoteAccess
+from offload.remote_access import RemoteAccess
 from tests.scenarios.ray_serving import RayServed, descendants_of, proxied, running_cluster
 from tests.scenarios.serving import Client, Served, client_of, kind_of
 from tests.unit import onnx_files

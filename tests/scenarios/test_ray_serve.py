@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from offload.remote_stream import RemoteAccess
+from offload.remote_access import RemoteAccess
 from offload.wire import messages as pb
 from offload.wire.service import InferenceStub
 from offload.wire.tensors import put_tensors

@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from offload.remote import RemoteExecutor
-from offload.remote_stream import RemoteAccess
+from offload.remote_access import RemoteAccess
 from offload.server.process import LIMITING
 from offload.wire import messages as pb
 from offload.wire.service import SERVICE, InferenceStub

@@ -22,7 +22,7 @@ from offload.remote import LinkTimes, RemoteExecutor
 from offload.wire import messages as pb
 from offload.wire import renew
 from offload.wire.addresses import is_loopback, split_address
-from offload.wire.tensors import DATATYPES, MAX_TENSOR_BYTES, get_tensors, put_tensors
+from offload.wire.tensors import DATATYPES, MAX_CODED_BYTES, MAX_TENSOR_BYTES, get_tensors, put_tensors
 from tercel.core.errors import Rejected, UserError
 from tests.unit.onnx_files import field
 
@@ -231,6 +231,16 @@ def test_two_gigabytes_that_are_announced_and_not_there_are_not_allocated() -> N
         finally:
             tracemalloc.stop()
     assert MAX_TENSOR_BYTES < 1 << 31
+
+
+def test_a_large_tensor_is_neither_decoded_nor_coded() -> None:
+    request = request_of((MAX_CODED_BYTES // 4 + 1,), zlib.compress(bytes(MAX_CODED_BYTES + 4)), codec="zlib")
+    with pytest.raises(Rejected, match="coded tensor is too large"):
+        get_tensors(request.inputs, request.raw_input_contents)
+    large = np.zeros(MAX_CODED_BYTES + 1, np.uint8)
+    received, size_bytes = over_the_wire({"x": large}, "zlib")
+    assert size_bytes == large.nbytes
+    assert np.array_equal(received["x"], large)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.dtype("U3"), np.dtype("O"), np.dtype("M8[ns]")])
