@@ -32,13 +32,14 @@ class _Count:
 class Windows:
     """Counts each kind's tasks by the window in which they were created."""
 
-    def __init__(self, window_ns: int) -> None:
+    def __init__(self, window_ns: int, start_ns: int = 0) -> None:
         self._window_ns = window_ns
+        self._start_ns = start_ns
         self._counts: dict[str, dict[int, _Count]] = {}
 
     def window(self, task: Task) -> int:
         """The number of the window that a task counts in."""
-        return task.created_ns // self._window_ns
+        return (task.created_ns - self._start_ns) // self._window_ns
 
     def created(self, task: Task) -> None:
         """A task has come."""

@@ -49,8 +49,6 @@ CAUTION = 1.0
 FIRST_PAUSE_NS = 100_000_000
 LAST_PAUSE_NS = 500_000_000
 """After the far side has refused or lost a task nothing is sent for a while, doubling until it answers."""
-
-
 PROBE_NS = 250_000_000
 """After a failure, how long a far side that is in doubt is left alone before a task tries it again."""
 
@@ -80,7 +78,7 @@ class Tercel:
         self._qoe_weight = qoe_weight
         self._board = BoardEstimate()
         self._remote = RemoteEstimate()
-        self._windows = Windows(context.window_ns)
+        self._windows = Windows(context.window_ns, context.start_ns)
         self._rhythm = Rhythm()
         self._waiting: dict[int, Task] = {}
         self._by_worth: list[tuple[float, int]] = []

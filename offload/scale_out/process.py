@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,9 @@ from offload.scale_out.fleet import Fleet
 from offload.scale_out.replica import ReplicaOptions
 from offload.scale_out.servicer import FleetServicer
 from offload.server.folder import ModelFolder
-from offload.server.metrics import MetricsServer
-from offload.server.process import DRAIN_S, LOOK_S, WRITE_S, ServeOptions, channel_options
+from offload.server.process import LOOK_S, ServeOptions, channel_options, metrics_server, stop_signals, wind_down
 from offload.server.security import add_port, check_exposure, token_interceptor
-from offload.wire.addresses import is_loopback, split_address
+from offload.wire.addresses import split_address
 from offload.wire.service import add_GRPCInferenceServiceServicer_to_server
 from tercel.core.errors import UserError, require
 
@@ -62,19 +60,14 @@ async def _serve(options: ServeOptions, host: str, port: int, fleet: Fleet, say:
         say(f"model: {name}")
     server = _server(options, fleet)
     bound = add_port(server, f"{host}:{port}", options.access)
-    metrics = _metrics(options.metrics, fleet)
+    metrics = metrics_server(options.metrics, fleet, lambda: fleet.problems)
     try:
         await server.start()
         say(f"listening: {host.strip('[]')}:{bound}")
         if metrics is not None:
             say(f"metrics: http://127.0.0.1:{metrics.port}/metrics")
         await _until_stopped(fleet, say)
-        say("draining")
-        try:
-            await asyncio.wait_for(fleet.drain(), DRAIN_S)
-        except asyncio.TimeoutError:
-            say(f"draining: some requests are not done after {DRAIN_S:g} s and are broken off")
-        await server.stop(WRITE_S)
+        await wind_down(server, fleet.drain(), say)
     finally:
         if metrics is not None:
             metrics.close()
@@ -91,21 +84,9 @@ def _server(options: ServeOptions, fleet: Fleet) -> Any:
     return server
 
 
-def _metrics(address: str | None, fleet: Any) -> MetricsServer | None:
-    if address is None:
-        return None
-    host, port = split_address(address, "--metrics")
-    if not is_loopback(host):
-        raise UserError(f"--metrics {host} is reached from outside and asks for no token; use 127.0.0.1 and a proxy")
-    return MetricsServer(host, port, fleet, lambda: fleet.problems)
-
-
 async def _until_stopped(fleet: Fleet, say: Callable[[str], None]) -> None:
     """Ask what is served, until a signal comes."""
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = stop_signals()
     known: set[str] = set()
     while not stopped.is_set():
         served = set(fleet.models)

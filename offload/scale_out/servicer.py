@@ -7,7 +7,7 @@ from typing import Any
 
 from offload.scale_out.fleet import Fleet
 from offload.server.engine import Refused
-from offload.server.servicer import STREAM_LIMIT, TAKEN_BACK, InferenceServicer
+from offload.server.servicer import STREAM_LIMIT, TAKEN_BACK, InferenceServicer, acknowledgement, error_answer
 from offload.wire import messages as pb
 from tercel.core.errors import require
 
@@ -55,7 +55,7 @@ class _Stream:
                     continue
                 await self._room.acquire()
                 if "tercel_ack" in request.parameters:
-                    self._outbox.put_nowait(_acknowledgement(request))
+                    self._outbox.put_nowait(acknowledgement(request))
                 task = asyncio.ensure_future(self._answer(request))
                 self._tasks[task] = request.id
                 task.add_done_callback(self._over)
@@ -72,10 +72,7 @@ class _Stream:
         try:
             response = pb.ModelStreamInferResponse(infer_response=await self._fleet.infer(request, None))
         except Refused as refusal:
-            response = pb.ModelStreamInferResponse(error_message=refusal.reason)
-            response.infer_response.id = request.id
-            response.infer_response.model_name = request.model_name
-            response.infer_response.parameters["tercel_status"].string_param = refusal.status
+            response = error_answer(request, refusal)
         self._outbox.put_nowait(response)
 
     async def _write(self) -> None:
@@ -96,10 +93,3 @@ class _Stream:
         del self._tasks[task]
         if task.cancelled() or task.exception() is not None:
             self._outbox.put_nowait(TAKEN_BACK)
-
-
-def _acknowledgement(request: Any) -> Any:
-    response = pb.ModelStreamInferResponse()
-    response.infer_response.id = request.id
-    response.infer_response.parameters["tercel_received"].bool_param = True
-    return response

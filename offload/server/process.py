@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ async def serve(options: ServeOptions, say: Callable[[str], None]) -> Engine:
             raise UserError(f"{options.models}: no model in it can be served; put NAME.onnx there")
         server = _server(options, engine, folder)
         bound = add_port(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", options.access)
-        metrics = _metrics(options.metrics, engine, folder)
+        metrics = metrics_server(options.metrics, engine, lambda: dict(folder.problems))
         await server.start()
         gc.freeze()  # a collection over all that lives for ever, which takes tens of milliseconds, would make many late
         say(f"listening: {host}:{bound}")
@@ -87,12 +87,7 @@ async def serve(options: ServeOptions, say: Callable[[str], None]) -> Engine:
         if metrics is not None:
             say(f"metrics: http://{options.metrics and options.metrics.rpartition(':')[0]}:{metrics.port}/metrics")
         await _until_stopped(folder, engine, say)
-        say("draining")
-        try:
-            await asyncio.wait_for(engine.drain(), DRAIN_S)
-        except asyncio.TimeoutError:
-            say(f"draining: some requests are not done after {DRAIN_S:g} s and are broken off")
-        await server.stop(WRITE_S)
+        await wind_down(server, engine.drain(), say)
     finally:
         if metrics is not None:
             metrics.close()
@@ -128,21 +123,38 @@ def _server(options: ServeOptions, engine: Engine, folder: ModelFolder) -> Any:
     return server
 
 
-def _metrics(address: str | None, engine: Engine, folder: ModelFolder) -> MetricsServer | None:
+async def wind_down(server: Any, drained: Awaitable[None], say: Callable[[str], None]) -> None:
+    """Finish what is admitted, as long as that may take, and close the port."""
+    say("draining")
+    try:
+        await asyncio.wait_for(drained, DRAIN_S)
+    except asyncio.TimeoutError:
+        say(f"draining: some requests are not done after {DRAIN_S:g} s and are broken off")
+    await server.stop(WRITE_S)
+
+
+def metrics_server(address: str | None, engine: Any, problems: Callable[[], dict[str, str]]) -> MetricsServer | None:
+    """Metrics of an engine, or of what has an account like it, if wanted. Raises UserError beyond loopback."""
     if address is None:
         return None
     host, port = split_address(address, "--metrics")
     if not is_loopback(host):
         raise UserError(f"--metrics {host} is reached from outside and asks for no token; use 127.0.0.1 and a proxy")
-    return MetricsServer(host, port, engine, lambda: dict(folder.problems))
+    return MetricsServer(host, port, engine, problems)
+
+
+def stop_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
 
 
 async def _until_stopped(folder: ModelFolder, engine: Engine, say: Callable[[str], None]) -> None:
     """Watch the folder until a signal comes."""
     loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    stopped = stop_signals()
     while not stopped.is_set():
         known = dict(folder.problems)
         changes = await loop.run_in_executor(None, folder.look)

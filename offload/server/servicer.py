@@ -144,13 +144,13 @@ class _Stream:
         try:
             submitted = self._servicer.submit(request, None)
         except Refused as refusal:
-            self._put(_error(request, refusal))
+            self._put(error_answer(request, refusal))
             return
         if submitted.future.done():
             self._put(_stream_answer(request, submitted.future))
             return
         if "tercel_ack" in request.parameters:
-            self._put(_acknowledgement(request))
+            self._put(acknowledgement(request))
         task = asyncio.ensure_future(self._answer(request, submitted))
         self._tasks.add(task)
         if request.id:
@@ -199,10 +199,11 @@ def _stream_answer(request: Any, ended: asyncio.Future[Answer]) -> Any:
     try:
         return pb.ModelStreamInferResponse(infer_response=_response(request, ended.result()))
     except Refused as refusal:
-        return _error(request, refusal)
+        return error_answer(request, refusal)
 
 
-def _acknowledgement(request: Any) -> Any:
+def acknowledgement(request: Any) -> Any:
+    """The stream's message that all of a request has come."""
     response = pb.ModelStreamInferResponse()
     response.infer_response.id = request.id
     response.infer_response.parameters["tercel_received"].bool_param = True
@@ -232,7 +233,8 @@ def _response(request: Any, answer: Answer) -> Any:
     return response
 
 
-def _error(request: Any, refusal: Refused) -> Any:
+def error_answer(request: Any, refusal: Refused) -> Any:
+    """The stream's message that a request was refused."""
     response = pb.ModelStreamInferResponse(error_message=refusal.reason)
     response.infer_response.id = request.id
     response.infer_response.model_name = request.model_name

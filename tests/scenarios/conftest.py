@@ -18,7 +18,14 @@ Row = tuple[str, int, Message]
 
 # Real sockets, processes and deadlines: what else the machine does for a moment can fail one of these. That is shown as
 # a rerun in the summary; a second failure counts.
-REAL_TIME = ("test_link_proxy", "test_offload_live", "test_ray_serve", "test_serve_faults", "test_serve_operation")
+REAL_TIME = (
+    "test_link_proxy",
+    "test_link_proxy_command",
+    "test_offload_live",
+    "test_ray_serve",
+    "test_serve_faults",
+    "test_serve_operation",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,16 +6,11 @@ may delay, with much room.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
 import random
-import signal
 import socket
 import statistics
 import struct
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +21,6 @@ import pytest
 
 from offload.link import ConstantLink, Link, link_from_text
 from offload.link_proxy import MAX_IN_FLIGHT_BYTES, LinkProxy
-from tercel.cli_link import add_link_proxy
-from tercel.core.errors import UserError
 
 S = 10**9
 MS = 10**6
@@ -465,97 +458,3 @@ def test_grpc_runs_over_a_link() -> None:
         return took_s
 
     assert 0.08 <= asyncio.run(run()) < 2
-
-
-# --- the command ---------------------------------------------------------------------------------------------------
-
-
-def command(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_link_proxy(parser.add_subparsers(dest="verb"))
-    args = parser.parse_args(["link-proxy", *words])
-    return int(args.run(args))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_the_command_carries_bytes_until_interrupted_and_counts_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    port, answers = free_port(), []
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        connection, _ = server.accept()
-        with connection:
-            while data := connection.recv(1 << 16):
-                connection.sendall(data)
-
-    def use() -> None:
-        try:
-            for _ in range(1000):
-                try:
-                    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
-                    break
-                except ConnectionRefusedError:
-                    time.sleep(0.01)
-            with connection:
-                connection.sendall(content(50_000))
-                connection.shutdown(socket.SHUT_WR)
-                answers.append(b"".join(iter(lambda: connection.recv(1 << 16), b"")))
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    threads = [threading.Thread(target=serve, daemon=True), threading.Thread(target=use)]
-    for thread in threads:
-        thread.start()
-    out = tmp_path / "link.json"
-    target = str(server.getsockname()[1])
-    trace = "constant:rate_mbps=2,rtt_ms=20"
-    assert command("--listen", str(port), "--to", target, "--trace", trace, "--json", str(out)) == 0
-    threads[1].join()
-    server.close()
-    assert answers == [content(50_000)]
-    summary = json.loads(out.read_text())
-    assert (summary["connections"], summary["up"]["bytes"], summary["down"]["bytes"]) == (1, 50_000, 50_000)
-    assert summary["link_bytes"] == pytest.approx(250_000 * summary["duration_s"])
-    assert 0.2 <= summary["duration_s"] < 20
-    printed = capsys.readouterr().out
-    assert f"listening on 127.0.0.1:{port}" in printed
-    assert "connections 1, refused 0, reset 0" in printed
-
-
-def test_the_command_ends_by_itself_after_its_duration(shared_data: Path) -> None:
-    trace = str(shared_data / "net_traces/lte_mahimahi/Verizon-LTE-short.up.gz")
-    began_s = time.perf_counter()
-    assert command("--to", "1", "--trace", trace, "--duration", "0.3") == 0
-    assert 0.3 <= time.perf_counter() - began_s < 10
-
-
-@pytest.mark.parametrize(
-    ("words", "mend"),
-    [
-        (["--to", "nowhere"], "HOST:PORT"),
-        (["--to", "127.0.0.1:0"], "port of 1 to 65535"),
-        (["--to", "1", "--listen", "127.0.0.1:99999"], "port of 0 to 65535"),
-        (["--to", "1", "--listen", "203.0.113.7:9000"], "name another address"),
-        (["--to", "1", "--duration", "-1"], "--duration"),
-        (["--to", "1", "--start", "nan"], "--start"),
-        (["--to", "1", "--trace", "constnat:rate_mbps=1"], "did you mean 'constant'"),
-        (["--to", "1", "--json", "/dev/null/x"], "cannot be written"),
-    ],
-)
-def test_a_wrong_option_is_one_line_with_the_mend(words: list[str], mend: str) -> None:
-    with pytest.raises(UserError) as raised:
-        command("--trace", "constant:rate_mbps=1", *words)
-    assert mend in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_port_that_is_taken_is_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="name another address"):
-        command("--to", "1", "--trace", "constant:rate_mbps=1", "--listen", str(taken.getsockname()[1]))

@@ -162,6 +162,13 @@ def test_a_kind_without_a_bonus_is_worth_nothing_more() -> None:
     assert windows.price(task) == 0.0
 
 
+def test_windows_begin_where_the_run_does() -> None:
+    begun_ns = 7 * SECOND_NS
+    windows = Windows(20 * SECOND_NS, begun_ns)
+    last, first = (Task(number, OTHER, begun_ns + 20 * SECOND_NS - 1 + number) for number in range(2))
+    assert [windows.window(last), windows.window(first)] == [0, 1]
+
+
 def test_windows_that_are_over_are_forgotten_also_when_tasks_come_out_of_order() -> None:
     windows = Windows(20 * SECOND_NS)
     for window in [*range(1000), *range(2000, 1000, -1)]:
