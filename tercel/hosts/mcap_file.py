@@ -1,8 +1,7 @@
 """Reading MCAP without copies: the file is mapped, and messages are views into it or into one decompressed chunk.
 
-The `mcap` library parses the summary; this module walks the chunks (https://mcap.dev/spec) because the library copies
-every message and cannot open a file whose writer was killed. Such a file has no summary: its whole chunks are found by
-walking the records, and what follows the last whole one is reported in `problems`.
+A file whose writer was killed has no summary: its whole chunks are found by walking the records, and what follows the
+last whole one is reported in `problems`.
 """
 
 from __future__ import annotations
@@ -13,23 +12,24 @@ import struct
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
-from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError
-from mcap.opcode import Opcode
-from mcap.reader import make_reader
-from mcap.records import Channel, Schema
 
 from tercel.core.errors import UserError
+from tercel.hosts.mcap_records import (
+    CHUNK,
+    FOOTER,
+    FOOTER_BYTES,
+    MAGIC,
+    MESSAGE,
+    RECORD,
+    Channel,
+    ChunkIndex,
+    Opcode,
+    Schema,
+    Statistics,
+)
 
-MAGIC = b"\x89MCAP0\r\n"
 MAX_CHUNK_BYTES = 1 << 30
-_RECORD = struct.Struct("<BQ")
-_MESSAGE = struct.Struct("<HIQQ")
-_CHUNK = struct.Struct("<QQQI")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class McapFile:
             if bytes(mapped[: len(MAGIC)]) != MAGIC:
                 raise UserError(f"{path} is not an MCAP file (wrong magic bytes): see 'tercel import --help'")
             file = cls(verify=verify, _bytes=mapped, _map=file_map)
-            if not file._read_summary(stream):
+            if not file._read_summary():
                 file._scan()
         file._chunks.sort(key=lambda c: (c.start_ns, c.begin))
         return file
@@ -135,11 +135,11 @@ class McapFile:
             return []
         rows = []
         for opcode, begin, end in _walk(records, 0, len(records)):
-            if opcode == Opcode.MESSAGE and end - begin >= _MESSAGE.size:
-                channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(records, begin)
+            if opcode == Opcode.MESSAGE and end - begin >= MESSAGE.size:
+                channel_id, _, log_time_ns, _ = MESSAGE.unpack_from(records, begin)
                 if channel_id in wanted:
                     rows.append(
-                        (log_time_ns, (chunk.begin << 40) + begin, channel_id, records[begin + _MESSAGE.size : end])
+                        (log_time_ns, (chunk.begin << 40) + begin, channel_id, records[begin + MESSAGE.size : end])
                     )
         return rows
 
@@ -158,40 +158,51 @@ class McapFile:
         if problem not in self.problems:
             self.problems.append(problem)
 
-    def _read_summary(self, stream: Any) -> bool:
+    def _read_summary(self) -> bool:
         """Take channels, counts and chunks from the summary; False if it is missing or incomplete."""
+        at = len(self._bytes) - len(MAGIC) - FOOTER_BYTES
+        if at < len(MAGIC) or bytes(self._bytes[-len(MAGIC) :]) != MAGIC:
+            return False
+        opcode, length = RECORD.unpack_from(self._bytes, at)
+        begin, _, _ = FOOTER.unpack_from(self._bytes, at + RECORD.size)
+        if opcode != Opcode.FOOTER or length != FOOTER.size or not len(MAGIC) < begin < at:
+            return False
+        statistics, indexes = None, []
         try:
-            summary = make_reader(stream).get_summary()
-        except (McapError, struct.error, ValueError, EOFError, OverflowError, OSError):
+            for opcode, first, end in _walk(self._bytes, begin, at):
+                body = self._bytes[first:end]
+                if opcode == Opcode.STATISTICS:
+                    statistics = Statistics.parse(body)
+                elif opcode == Opcode.CHUNK_INDEX:
+                    indexes.append(ChunkIndex.parse(body))
+                else:
+                    self._note_definition(opcode, body)
+        except ValueError:
             return False
-        if summary is None or summary.statistics is None or not summary.channels:
+        return statistics is not None and bool(self.channels) and self._take_summary(statistics, indexes)
+
+    def _take_summary(self, statistics: Statistics, indexes: list[ChunkIndex]) -> bool:
+        if statistics.chunk_count != len(indexes) or (statistics.message_count and not indexes):
             return False
-        statistics = summary.statistics
-        if statistics.chunk_count != len(summary.chunk_indexes) or (
-            statistics.message_count and not statistics.chunk_count
-        ):
-            return False
-        self.channels, self.schemas = dict(summary.channels), dict(summary.schemas)
-        self.counts = dict(statistics.channel_message_counts)
-        self.start_ns, self.end_ns = statistics.message_start_time, statistics.message_end_time
-        for index in summary.chunk_indexes:
-            chunk = self._chunk_at(index.chunk_start_offset)
+        self.counts = dict(statistics.counts)
+        self.start_ns, self.end_ns = statistics.start_ns, statistics.end_ns
+        for index in indexes:
+            chunk = self._chunk_at(index.offset)
             if chunk is None:
                 return False
-            known = frozenset(index.message_index_offsets) or None
-            self._chunks.append(replace(chunk, channels=known))
+            self._chunks.append(replace(chunk, channels=frozenset(index.index_offsets) or None))
         return True
 
     def _chunk_at(self, offset: int) -> _Chunk | None:
         """The chunk whose record begins at offset, or None if there is none whole."""
-        if offset < 0 or offset + _RECORD.size > len(self._bytes):
+        if offset < 0 or offset + RECORD.size > len(self._bytes):
             return None
-        opcode, length = _RECORD.unpack_from(self._bytes, offset)
-        begin = offset + _RECORD.size
-        if opcode != Opcode.CHUNK or begin + length > len(self._bytes) or length < _CHUNK.size + 12:
+        opcode, length = RECORD.unpack_from(self._bytes, offset)
+        begin = offset + RECORD.size
+        if opcode != Opcode.CHUNK or begin + length > len(self._bytes) or length < CHUNK.size + 12:
             return None
-        start_ns, end_ns, uncompressed_bytes, crc = _CHUNK.unpack_from(self._bytes, begin)
-        name_at = begin + _CHUNK.size
+        start_ns, end_ns, uncompressed_bytes, crc = CHUNK.unpack_from(self._bytes, begin)
+        name_at = begin + CHUNK.size
         (name_length,) = struct.unpack_from("<I", self._bytes, name_at)
         records_at = name_at + 4 + name_length
         if name_length > 16 or records_at + 8 > begin + length:
@@ -213,7 +224,7 @@ class McapFile:
         for opcode, begin, end in _walk(self._bytes, len(MAGIC), len(self._bytes)):
             last = end
             if opcode == Opcode.CHUNK:
-                chunk = self._chunk_at(begin - _RECORD.size)
+                chunk = self._chunk_at(begin - RECORD.size)
                 records = None if chunk is None else self._open_chunk(chunk)
                 if chunk is not None and records is not None:
                     self._chunks.append(chunk)
@@ -233,28 +244,31 @@ class McapFile:
             self.problems.append(f"truncated: {len(self._chunks)} whole chunks read, {lost} bytes after them lost")
 
     def _note_record(self, opcode: int, body: memoryview, times: list[int]) -> None:
-        if opcode == Opcode.MESSAGE and len(body) >= _MESSAGE.size:
-            channel_id, _, log_time_ns, _ = _MESSAGE.unpack_from(body, 0)
+        if opcode == Opcode.MESSAGE and len(body) >= MESSAGE.size:
+            channel_id, _, log_time_ns, _ = MESSAGE.unpack_from(body, 0)
             self.counts[channel_id] = self.counts.get(channel_id, 0) + 1
             times[:] = [min(times[0], log_time_ns), max(times[1], log_time_ns)] if times else [log_time_ns] * 2
-        elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
+        else:
             try:
-                stream = ReadDataStream(BytesIO(bytes(body)))
-                if opcode == Opcode.SCHEMA:
-                    schema = Schema.read(stream)
-                    self.schemas[schema.id] = schema
-                else:
-                    channel = Channel.read(stream)
-                    self.channels[channel.id] = channel
-            except (McapError, struct.error, ValueError, EOFError):
+                self._note_definition(opcode, body)
+            except ValueError:
                 self.problems.append("a damaged channel or schema record was skipped")
+
+    def _note_definition(self, opcode: int, body: memoryview) -> None:
+        """Keep a schema or a channel. Raises ValueError if it is damaged."""
+        if opcode == Opcode.SCHEMA:
+            schema = Schema.parse(body)
+            self.schemas[schema.id] = schema
+        elif opcode == Opcode.CHANNEL:
+            channel = Channel.parse(body)
+            self.channels[channel.id] = channel
 
 
 def _walk(records: memoryview, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
     """(opcode, begin, end) of each whole record's body; stops before one that runs past the end."""
-    while begin + _RECORD.size <= end:
-        opcode, length = _RECORD.unpack_from(records, begin)
-        body = begin + _RECORD.size
+    while begin + RECORD.size <= end:
+        opcode, length = RECORD.unpack_from(records, begin)
+        body = begin + RECORD.size
         if body + length > end or opcode == 0:
             return
         yield opcode, body, body + length
@@ -266,15 +280,7 @@ def _decompress(stored: memoryview, chunk: _Chunk) -> bytes:
     if chunk.uncompressed_bytes > MAX_CHUNK_BYTES:
         raise ValueError(f"it claims {chunk.uncompressed_bytes} bytes")
     if chunk.compression == "zstd":
-        import zstandard
-
-        try:
-            # A frame that states its size is given that much memory, whatever limit is set.
-            if zstandard.frame_content_size(stored) not in (-1, chunk.uncompressed_bytes):
-                raise ValueError("its size is not what it claims")
-            data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=chunk.uncompressed_bytes)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
+        data = _unzstd(stored, chunk.uncompressed_bytes)
     elif chunk.compression == "lz4":
         import lz4.frame
 
@@ -285,3 +291,16 @@ def _decompress(stored: memoryview, chunk: _Chunk) -> bytes:
     if len(data) != chunk.uncompressed_bytes:
         raise ValueError("its size is not what it claims")
     return bytes(data) if not isinstance(data, bytes) else data
+
+
+def _unzstd(stored: memoryview, size_bytes: int) -> bytes:
+    from backports import zstd
+
+    try:
+        claimed = zstd.get_frame_info(stored).decompressed_size
+        if claimed not in (None, size_bytes):
+            raise ValueError("its size is not what it claims")
+        data: bytes = zstd.ZstdDecompressor().decompress(stored, max_length=size_bytes)
+    except zstd.ZstdError as error:
+        raise ValueError(str(error)) from None
+    return data

@@ -11,10 +11,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from mcap.well_known import MessageEncoding
-from mcap.writer import CompressionType, Writer
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -22,7 +20,9 @@ from rosbags.typesys.store import Typestore
 import tercel
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import CompressedImage, Image, Message
-from tercel.hosts.mcap_file import MAGIC, McapFile
+from tercel.hosts.mcap_file import McapFile
+from tercel.hosts.mcap_records import CDR, MAGIC
+from tercel.hosts.mcap_writer import Compression, McapWriter
 from tercel.ros import convert
 from tercel.ros.layouts import decompress
 
@@ -132,7 +132,7 @@ class McapRecording:
         self._channel_types: dict[int, str] = {}
         for channel in self._file.channels.values():
             ros_type = self._ros_types.get(channel.schema_id)
-            if ros_type is None or channel.message_encoding != MessageEncoding.CDR:
+            if ros_type is None or channel.message_encoding != CDR:
                 continue
             self._channel_types[channel.id] = ros_type
             by_topic.setdefault(channel.topic, Counter())[ros_type] += self._file.counts.get(channel.id, 0)
@@ -237,9 +237,6 @@ def is_compatible(recorded: type[Message] | None, wanted: type[Message]) -> bool
     return issubclass(recorded, wanted) or (recorded is CompressedImage and wanted is Image)
 
 
-Compression = Literal["none", "lz4", "zstd"]
-_COMPRESSION = {"none": CompressionType.NONE, "lz4": CompressionType.LZ4, "zstd": CompressionType.ZSTD}
-
 # What rosbag2 reads from a channel's metadata: a latched topic must be offered as transient local to be seen later.
 _LATCHED_QOS = """\
 - history: 1
@@ -262,8 +259,8 @@ class RecordingWriter:
 
     def __init__(self, path: Path, *, compression: Compression = "zstd", chunk_bytes: int = 1 << 20) -> None:
         self._stream = path.open("wb")
-        self._writer = Writer(self._stream, compression=_COMPRESSION[compression], chunk_size=chunk_bytes)
-        self._writer.start(profile="ros2", library=f"tercel {tercel.__version__}")
+        library = f"tercel {tercel.__version__}"
+        self._writer = McapWriter(self._stream, library=library, compression=compression, chunk_bytes=chunk_bytes)
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, tuple[int, str]] = {}
         self._sequence: Counter[str] = Counter()
@@ -274,21 +271,21 @@ class RecordingWriter:
         channel_id, known = self._channels.get(topic) or self._add_channel(topic, ros_type)
         if known != ros_type:
             raise ValueError(f"{topic} carries {known}, not {ros_type}")
-        self._writer.add_message(channel_id, log_time_ns, data, log_time_ns, self._sequence[topic])  # type: ignore[arg-type]
+        self._writer.add_message(channel_id, log_time_ns, data, sequence=self._sequence[topic])
         self._sequence[topic] += 1
 
     def _add_channel(self, topic: str, ros_type: str) -> tuple[int, str]:
         if ros_type not in self._schemas:
             definition = (_our_definition(ros_type) or "").encode()
-            self._schemas[ros_type] = self._writer.register_schema(ros_type, "ros2msg", definition)
+            self._schemas[ros_type] = self._writer.add_schema(ros_type, "ros2msg", definition)
         metadata = {"offered_qos_profiles": _LATCHED_QOS if topic == "/tf_static" else ""}
-        channel_id = self._writer.register_channel(topic, MessageEncoding.CDR, self._schemas[ros_type], metadata)
+        channel_id = self._writer.add_channel(topic, CDR, self._schemas[ros_type], metadata)
         self._channels[topic] = (channel_id, ros_type)
         return self._channels[topic]
 
     def close(self) -> None:
         """Write the index and close the file."""
-        self._writer.finish()  # type: ignore[no-untyped-call]
+        self._writer.finish()
         self._stream.close()
 
     def __enter__(self) -> RecordingWriter:
