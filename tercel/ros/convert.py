@@ -21,8 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
 
 from tercel.core import geometry
 from tercel.core.errors import Rejected
@@ -42,22 +40,22 @@ from tercel.core.messages import (
     Transforms,
 )
 from tercel.ros.layouts import cloud_from_pointcloud2, pixels_from_buffer, pointcloud2_buffer
-from tercel.ros.vision_msgs import VISION_MSGS
+from tercel.ros.store import STORE
+
+__all__ = [
+    "MAX_STAMP_NS",
+    "STORE",
+    "decode",
+    "encode",
+    "from_ros",
+    "message_type_of",
+    "ros_type_of",
+    "to_ros",
+]
 
 Array = NDArray[Any]
 
 
-def make_typestore() -> Typestore:
-    """ROS 2 Humble's types and vision_msgs."""
-    store = get_typestore(Stores.ROS2_HUMBLE)
-    types: dict[str, Any] = {}
-    for name, definition in VISION_MSGS.items():
-        types.update(get_types_from_msg(definition, name))
-    store.register(types)
-    return store
-
-
-STORE = make_typestore()
 MAX_STAMP_NS = 2**31 * 10**9  # builtin_interfaces/Time counts seconds in an int32
 _T = STORE.types
 
@@ -66,6 +64,20 @@ def encode(message: Message) -> tuple[str, memoryview]:
     """The ROS 2 type name and the CDR bytes of a message."""
     msgtype, ros = to_ros(message)
     return msgtype, STORE.serialize_cdr(ros, msgtype)
+
+
+def decode(ros_type: str, data: bytes | bytearray | memoryview) -> Message:
+    """Our message of CDR bytes; its arrays are views of them where the layout allows.
+
+    Raises Rejected if the suite has no use for the type, the bytes do not decode, or what they say makes no sense.
+    """
+    if ros_type not in _READERS:
+        raise Rejected(f"no use for type {ros_type}")
+    try:
+        ros = STORE.deserialize_cdr(memoryview(data), ros_type)
+    except Exception:  # the decoder is generated code: a damaged message can raise anything
+        raise Rejected("message does not decode") from None
+    return from_ros(ros, ros_type)
 
 
 # --- ours to ROS ---------------------------------------------------------------------------------------------------
