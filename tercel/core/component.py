@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, g
 import numpy as np
 
 from tercel.core.errors import UserError, nearest_hint
-from tercel.core.messages import Message
+from tercel.core.messages import Array, Message
 
 Outputs = Mapping[str, Message]
 H = TypeVar("H", bound=Callable[..., Any])
@@ -96,6 +96,9 @@ class Component:
     inputs: ClassVar[dict[str, Input]] = {}
     outputs: ClassVar[dict[str, Output]] = {}
     handlers: ClassVar[tuple[HandlerSpec, ...]] = ()
+    live_settings: ClassVar[frozenset[str]] = frozenset()
+    """The config's fields that a host may change between two calls, by setting `self.config`; the others want a new
+    component."""
 
     def __init__(self, config: Any = None, models: Models | None = None) -> None:
         self.config = self.Config() if config is None else config
@@ -107,6 +110,10 @@ class Component:
         The host collects it when the component is done.
         """
         return {}
+
+    def map_points_m(self) -> Array | None:
+        """The map that it has built, (N, 3) float, for people to look at or save; None for one that builds none."""
+        return None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

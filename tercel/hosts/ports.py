@@ -122,12 +122,19 @@ class Ports:
             else:
                 self.accounts[port].rejected[rejected] += 1
 
-    def drop_waiting(self) -> None:
+    def drop_waiting(self, reason: str = UNPAIRED) -> None:
         """At the end of a run: what still waits for a partner will not find one."""
         for port, queue in self._queues.items():
             if queue:
-                self.accounts[port].dropped[UNPAIRED] += len(queue)
+                self.accounts[port].dropped[reason] += len(queue)
                 queue.clear()
+
+    def begin_anew(self, reason: str) -> None:
+        """The clock of all inputs was set back: what waits is of another time, and any stamp may come next."""
+        self.drop_waiting(reason)
+        self._newest_ns.clear()
+        self._behind.clear()
+        self._clock_was_reset = False
 
     @property
     def waiting(self) -> int:

@@ -23,6 +23,7 @@ from tercel.core.errors import Rejected
 from tercel.core.messages import Message
 from tercel.hosts.charge import Charge, charge_nothing
 from tercel.hosts.graph import Graph, Node
+from tercel.hosts.outputs import checked
 from tercel.hosts.ports import PortAccount, Ports
 from tercel.hosts.recording import Recorded, Recording
 
@@ -113,10 +114,7 @@ class _Runner:
             self._hand_on(outputs, clock.now_ns)
 
     def _hand_on(self, outputs: Any, now_ns: int) -> None:
-        for port, message in outputs.items():
-            expected = self.node.component.outputs[port].message_type
-            if not isinstance(message, expected):
-                raise TypeError(f"{self.node.name}.{port} is a {type(message).__name__}, not a {expected.__name__}")
+        for port, message in checked(self.node, outputs):
             self.account.outputs[port] += 1
             self.account.age_ms.append((now_ns - message.stamp_ns) / 1e6)
             if port in self.node.outputs:

@@ -11,9 +11,10 @@ from typing import Any
 
 from tercel.core.component import Models
 from tercel.core.errors import Rejected, UserError
-from tercel.core.messages import Message, Odometry, Transforms
+from tercel.core.messages import Message, Transforms
 from tercel.hosts.charge import Charge, charge_measured, charge_nothing, charge_profile
 from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
+from tercel.hosts.outputs import visible
 from tercel.hosts.recording import Recording, RecordingWriter, open_recording
 from tercel.hosts.replay import replay
 from tercel.report.evaluate import evaluate
@@ -136,22 +137,11 @@ def _choose_charge(options: ReplayOptions, graph: Graph) -> Charge:
 
 
 def _sink(writer: RecordingWriter) -> Callable[[str, int, Message], None]:
-    """Write every output, and each pose as a transform too, so that viewers place tracks and clouds in one frame.
-
-    Hidden topics, with a name that begins with an underscore, are left out, as `ros2 bag record` leaves them out.
-    """
+    """Write every output that others see."""
 
     def write(topic: str, now_ns: int, message: Message) -> None:
-        if "/_" in topic:
-            return
-        writer.write(topic, now_ns, message)
-        if isinstance(message, Odometry):
-            pose = message.frame_T_child[None]
-            parents, children = (message.frame_id,), (message.child_frame_id,)
-            stamped = Transforms(
-                stamp_ns=message.stamp_ns, frame_id="", parents=parents, children=children, parent_T_child=pose
-            )
-            writer.write("/tf", now_ns, stamped)
+        for name, shown in visible(topic, message):
+            writer.write(name, now_ns, shown)
 
     return write
 
