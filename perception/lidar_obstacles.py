@@ -25,6 +25,7 @@ FLOATING_M = 0.6  # a box whose lowest point is higher above the ground may be a
 @dataclass(frozen=True)
 class LidarObstacleConfig:
     """The defaults suit a road vehicle with 16 to 64 beams; they are in the cloud's frame, z up.
+    GroundConfig and ClusterConfig say more of those that begin with ground and cluster.
 
     min_range_m: nearer points are the vehicle itself; give the distance from the sensor to its farthest corner.
     max_range_m: farther points, in the plane, are not used; the grids' memory grows with its square.
@@ -36,7 +37,11 @@ class LidarObstacleConfig:
     max_length_m, max_width_m: larger boxes are left out.
     max_boxes: of more, those with the most points are kept, which bounds the time that a cloud of noise can take.
     half_score_points: a box of this many points scores one half; the score is n / (n + half_score_points).
-    The others are those of GroundConfig and ClusterConfig.
+    ground_cell_m: the finest cell of the ground's grid. ground_slope: how far the ground's slope may differ between one
+    level of the grid and the next, as a tangent. ground_curvature_per_m: one over the radius of the sharpest hilltop.
+    ground_roughness_m: how much the lowest points of level ground scatter.
+    cluster_cell_m: points of touching cells of this size always connect. cluster_gap_rad: points also connect over gaps
+    of up to this times their range. cluster_min_points: clusters of fewer are dropped.
     """
 
     min_range_m: float = 2.0

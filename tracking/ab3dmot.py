@@ -40,12 +40,12 @@ _PROCESS_NOISE = np.stack([np.ones((7, 1)), np.zeros((7, 1)), 0.01 * _MOVES])  #
 class Ab3dmotConfig:
     """AB3DMOT's settings. It counts in frames: so many of frame_period_s. Longer steps count as more."""
 
-    frame_period_s: float = 0.1
-    min_score: float = -1e6  # as published: all detections
-    min_iou: float = 0.01  # of volumes
+    frame_period_s: float = 0.1  # time between two sweeps
+    min_score: float = -1e6  # detections below it are not looked at; as published: all are
+    min_iou: float = 0.01  # a detection overlaps the predicted box of its track by at least this, of volumes
     min_hits: int = 3  # detections from which on a track counts; in so many first frames all tracks do
     max_age_frames: int = 1  # frames that a track may miss; its predicted box is shown meanwhile
-    class_aware: bool = True
+    class_aware: bool = True  # a track and its detections are of one class
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)

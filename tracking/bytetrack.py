@@ -20,15 +20,15 @@ from tracking.tracker import Tracker, TrackerConfig
 class ByteTrackConfig:
     """ByteTrack's settings. It counts in frames: so many of frame_period_s. Longer steps count as more."""
 
-    frame_period_s: float = 1.0 / 30.0
-    min_score: float = 0.1
-    strong_score: float = 0.6
-    start_score: float = 0.7
+    frame_period_s: float = 1.0 / 30.0  # time between two frames of the camera
+    min_score: float = 0.1  # detections below it are not looked at
+    strong_score: float = 0.6  # detections from it on are strong, and are matched first
+    start_score: float = 0.7  # detections below it start no track
     max_cost: float = 0.8  # 1 - IoU x score, of confirmed tracks with strong detections
-    max_weak_cost: float = 0.5  # 1 - IoU, with weak ones
-    max_tentative_cost: float = 0.7
-    max_age_frames: int = 30
-    class_aware: bool = True
+    max_weak_cost: float = 0.5  # 1 - IoU, of confirmed tracks with weak detections
+    max_tentative_cost: float = 0.7  # 1 - IoU x score, of tentative tracks with what is left
+    max_age_frames: int = 30  # frames that a track may miss
+    class_aware: bool = True  # a track and its detections are of one class
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)

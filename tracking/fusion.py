@@ -230,10 +230,10 @@ class CooperativeConfig(FusionConfig):
     """How reports of other robots are taken, besides."""
 
     future_s: float = 0.2  # a report may be so far ahead of our newest sensor's stamp
-    max_robots: int = 32
-    clock_window_s: float = 20.0
-    clock_jump_s: float = 1.0
-    refine_clock: bool = True  # by the motion of things that both see
+    max_robots: int = 32  # reports of more than so many are not taken
+    clock_window_s: float = 20.0  # in which the quickest message of a robot is looked for
+    clock_jump_s: float = 1.0  # delays differ by less; more is a step of the robot's clock
+    refine_clock: bool = True  # a robot's clock is refined by the motion of things that both see
 
     def __post_init__(self) -> None:
         super().__post_init__()

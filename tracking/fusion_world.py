@@ -48,22 +48,25 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig(Tracker3DConfig):
-    """How reports are fused. min_score, start_score and confirm_score are of the LiDAR's boxes."""
+    """How reports are fused. min_score, start_score and confirm_score are of the LiDAR's boxes.
+
+    classes: the names of the classes that tracks may have, that of things without a known class, if any, first.
+    """
 
     classes: tuple[str, ...] = (ANY_CLASS, "person", "bicycle", "car", "motorcycle", "bus", "truck")
     robot_coast_s: float = 1.0  # what another robot saw last is shown while unseen for at most this long
     max_sigma_m: float = 6.0  # a track whose place on the ground is less certain in its worst direction is forgotten
     alone_score: float = -np.inf  # a weaker LiDAR box does not confirm its track unless a camera has seen that
-    camera_min_score: float = 0.3
+    camera_min_score: float = 0.3  # a camera's boxes below it are not looked at
     camera_min_iou: float = 0.3  # a camera's box overlaps the image of its track by more than this
-    camera_noise_px: float = 2.0  # standard deviation of a box's sides in the image, plus
-    camera_noise_sizes: float = 0.1  # this part of its width and height
-    camera_height_noise: float = 0.3  # the same for the height as a cue of distance; its errors last, so more
+    camera_noise_px: float = 2.0  # standard deviation of a box's sides in the image; camera_noise_sizes comes on top
+    camera_noise_sizes: float = 0.1  # part of its width and height that a box's sides err by
+    camera_height_noise: float = 0.3  # the same of its height as a cue of distance; its errors last, so more
     camera_start_score: float = np.inf  # camera boxes from this score up start tracks by the size of their class
     lidar_silence_s: float = 0.3  # after the last output the LiDAR is waited for so long, then the camera sets the pace
     history_s: float = 1.0  # reports may be so late
-    history_reports: int = 100  # and so many are remembered
-    waiting_reports: int = 32  # so many wait for a pose
+    history_reports: int = 100  # so many reports are remembered
+    waiting_reports: int = 32  # so many reports wait for a pose
     max_pose_gap_s: float = 0.5  # poses farther apart are not interpolated
 
     def __post_init__(self) -> None:

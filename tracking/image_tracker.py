@@ -22,14 +22,14 @@ class Tracker2DConfig(TrackerConfig):
     height_power: float = 2.0  # overlap counts times the ratio of heights to this power
     direction_weight: float = 0.3  # bonus of a detection straight on, and malus of one straight back, over 2
     direction_steps: int = 3  # over how many steps a track's direction is taken
-    reach: float = 0.3  # in a second try boxes are grown by this part of their size on each side,
-    min_grown_iou: float = 0.2  # and overlap by more than this
+    reach: float = 0.3  # in a second try boxes are grown by this part of their size on each side
+    min_grown_iou: float = 0.2  # grown boxes overlap by more than this
     measurement_noise_scales: float = 0.07  # standard deviation of a box's centre and size
     acceleration_noise_scales: float = 0.2  # square root of the acceleration's power density, scales / s^1.5
     initial_speed_scales: float = 1.0  # standard deviation of a new track's rates, scales / s
     score_noise_power: float = 0.0  # the noise of a detection with score p is larger by p to minus this power
-    shown_place_gain: float = 0.7  # how far the reported box goes from the filter's place to the detection's,
-    shown_size_gain: float = 0.3  # and from the filter's size
+    shown_place_gain: float = 0.7  # how far the reported box goes from the filter's place to the detection's
+    shown_size_gain: float = 0.3  # how far the reported box goes from the filter's size to the detection's
 
     def __post_init__(self) -> None:
         super().__post_init__()

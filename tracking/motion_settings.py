@@ -23,8 +23,11 @@ _MIN_SIZE_PX = 1.0
 class MotionSettings:
     """Noise of motion and measurement. Lengths are in m or, for tracks in an image, in scales of the box.
 
-    acceleration_noise is the square root of a power density, length / s^1.5; class_noise the same for the classes of
-    class_names, whatever their case. *_ahead is what takes its place over the horizon, see `tracking.prediction`.
+    measurement_noise: standard deviation of a track's position.
+    acceleration_noise: square root of the acceleration's power density, length / s^1.5, of classes without their own.
+    acceleration_noise_ahead: what takes its place over the horizon, see `tracking.prediction`.
+    class_names: classes with noise of their own, whatever their case.
+    class_noise, class_noise_ahead: as acceleration_noise and acceleration_noise_ahead, one for each of class_names.
     """
 
     measurement_noise: float = 0.15

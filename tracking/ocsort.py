@@ -19,14 +19,14 @@ from tracking.tracker import Tracker
 class OcSortConfig:
     """OC-SORT's settings. It counts in frames: so many of frame_period_s. Longer steps count as more."""
 
-    frame_period_s: float = 1.0 / 30.0
-    min_score: float = 0.6
-    min_iou: float = 0.3
-    min_hits: int = 3
-    max_age_frames: int = 30
+    frame_period_s: float = 1.0 / 30.0  # time between two frames of the camera
+    min_score: float = 0.6  # detections below it are not looked at
+    min_iou: float = 0.3  # a detection overlaps the predicted box of its track by at least this
+    min_hits: int = 3  # a track counts while it was continued so often in a row; in the first frames, always
+    max_age_frames: int = 30  # frames that a track may miss
     direction_frames: int = 3  # over how many frames a track's direction is taken
-    inertia: float = 0.2  # weight of the direction
-    class_aware: bool = True
+    inertia: float = 0.2  # weight of a track's direction against its overlap
+    class_aware: bool = True  # a track and its detections are of one class
 
     def __post_init__(self) -> None:
         check_frames(self.frame_period_s, self.max_age_frames)

@@ -19,7 +19,7 @@ _HORIZONS_S = (1.0, 2.0, 3.0, 4.0, 5.0)
 class Predictor3DConfig(WorldMotionSettings):
     """How tracks in the world are predicted."""
 
-    horizons_s: tuple[float, ...] = _HORIZONS_S
+    horizons_s: tuple[float, ...] = _HORIZONS_S  # how far ahead, ascending
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,7 +30,7 @@ class Predictor3DConfig(WorldMotionSettings):
 class Predictor2DConfig(ImageMotionSettings):
     """How tracks in an image are predicted."""
 
-    horizons_s: tuple[float, ...] = _HORIZONS_S
+    horizons_s: tuple[float, ...] = _HORIZONS_S  # how far ahead, ascending
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,7 @@ class SamplingConfig(MotionSettings):
     error_budget: float = 0.8  # root mean square error of a position; m, or scales of the box in an image
     confusion_sigmas: float = 0.0  # above 0: look before two tracks may be taken for each other; see tracking.sampling
     smoothing: float = 0.3  # weight of the newest interval; 1 does not smooth
-    max_interval_s: float = 1.0
+    max_interval_s: float = 1.0  # no look is put off for longer
     idle_interval_s: float = 0.3  # where nothing is tracked
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class _Policy:
 class GateConfig:
     """When a gate stops waiting for the policy."""
 
-    max_wait_s: float = 1.0
+    max_wait_s: float = 1.0  # of the sensor's time, without a message being let through
 
     def __post_init__(self) -> None:
         check_positive("max_wait_s", self.max_wait_s)

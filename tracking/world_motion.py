@@ -42,10 +42,10 @@ class Tracker3DConfig(TrackerConfig):
 
     coast_s: float = 0.3
     gate_m: float = 3.0  # a detection lies nearer than this, in bird's eye, to the predicted centre of its track
-    center_noise_m: float = 0.15  # standard deviation of a centre, plus
-    center_noise_sizes: float = 0.1  # this part of the box's size, along each axis of the box
+    center_noise_m: float = 0.15  # standard deviation of a detection's centre; center_noise_sizes comes on top
+    center_noise_sizes: float = 0.1  # part of the box's size, along each of its axes, that a centre errs by
     acceleration_noise_horizontal: float = 3.0  # square root of the acceleration's power density, m / s^1.5
-    acceleration_noise_vertical: float = 0.3
+    acceleration_noise_vertical: float = 0.3  # the same along z
     initial_speed_mps: float = 5.0  # standard deviation of a new track's velocity, horizontal
     smoothing: float = 0.2  # weight of one detection in a long track's size and heading
 
