@@ -5,19 +5,18 @@
 Ends two seconds after the recording does. What tercel.launch.py takes, this takes too.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, Shutdown, TimerAction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import ExecutableInPackage, FindPackageShare
 
+from launch import LaunchDescription
+
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` calls."""
     graph = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(
-            PathJoinSubstitution([FindPackageShare("tercel"), "launch", "tercel.launch.py"])
-        ),
+        PythonLaunchDescriptionSource(PathJoinSubstitution([FindPackageShare("tercel"), "launch", "tercel.launch.py"])),
         launch_arguments={"use_sim_time": "true"}.items(),
     )
     command = [ExecutableInPackage(package="tercel", executable="tercel"), "play", LaunchConfiguration("recording")]

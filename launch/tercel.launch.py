@@ -5,18 +5,19 @@
 
 composition:=process runs the whole graph in one process, where messages pass without copies; composition:=nodes starts
 one process for each component. Every parameter of a component is a ROS parameter: `ros2 param list`, or a file of
-share/tercel/params, edited, as params_file:=FILE.
+share/tercel/launch/params, edited, as params_file:=FILE.
 """
 
 from pathlib import Path
 
 import yaml
 from ament_index_python.packages import get_package_share_directory
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
 
 ARGUMENTS = [
     DeclareLaunchArgument("graph", default_value="lidar", description="a name of launch/graphs, or a graph file"),
@@ -25,7 +26,9 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("model", default_value="", description="the detector's ONNX file, where the graph wants one"),
     DeclareLaunchArgument("offload", default_value="", description="where networks may run: a file of launch/offload"),
-    DeclareLaunchArgument("params_file", default_value="", description="ROS parameters; see share/tercel/params"),
+    DeclareLaunchArgument(
+        "params_file", default_value="", description="ROS parameters; see share/tercel/launch/params"
+    ),
     DeclareLaunchArgument("namespace", default_value="", description="put before every topic but /tf and the like"),
     DeclareLaunchArgument("use_sim_time", default_value="false", description="time comes from /clock"),
     DeclareLaunchArgument("autostart", default_value="true", description="configure and activate at once"),

@@ -1,0 +1,110 @@
+"""The suite as rclpy nodes: what `ros2 run tercel NAME` and `ros2 launch tercel ...` start.
+
+    ros2 run tercel graph_host --ros-args -p graph:=lidar -r lidar/points:=/velodyne_points
+    ros2 run tercel lidar_odometry --ros-args -r cloud:=/velodyne_points -r __ns:=/robot1
+
+`graph_host` runs a whole graph; every other name one component, whose ports are topics of the same name. Topics of a
+graph are under the node's namespace, all but those that robots share (/tf, /tf_static, /clock, /diagnostics), so a
+remapping may name them with or without a leading "/" where there is no namespace, and without where there is one.
+
+Parameters are those of the components' configs (`ros2 param describe` explains them) and these, read at the start:
+graph and component (for graph_host), models.<name> (ONNX files), offload.file, record_dir, autostart. The node is a
+managed one: `ros2 lifecycle set` configures it (models are loaded), activates it (work begins), and so on; autostart,
+the default, does both at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tercel.core.errors import UserError, nearest_hint
+from tercel.hosts.graph import Graph, Node
+from tercel.hosts.graph_choice import find_graph
+from tercel.ros.executables import COMPONENTS, GRAPH
+from tercel.ros.node_transport import RclpyTransport, Spinning, require_rclpy
+
+__all__ = ["RclpyTransport", "graph_of", "main", "only"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the node that the executable is named after, until it is interrupted; the exit code."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # see tercel.cli
+    command, *arguments = sys.argv if argv is None else argv
+    name = Path(command).name
+    try:
+        return _run(name, arguments)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    if name not in (GRAPH, *COMPONENTS):
+        raise UserError(f"no executable {name!r}; {nearest_hint(name, (GRAPH, *COMPONENTS))}")
+    rclpy = require_rclpy()
+    from rclpy.signals import SignalHandlerOptions
+    from rclpy.utilities import remove_ros_args
+
+    about = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    about.parse_args(remove_ros_args([name, *arguments])[1:])
+    ends = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ends.set())
+    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        return _spin(name, ends)
+    finally:
+        rclpy.shutdown()
+
+
+def _spin(name: str, ends: threading.Event) -> int:
+    from tercel.ros.node_lifecycle import GraphNode
+
+    node = GraphNode("tercel", None) if name == GRAPH else GraphNode(name, find_graph(name))
+    spinning = Spinning(node, node.warn)
+    try:
+        if node.autostart and not node.begin():
+            return 2
+        while not ends.wait(timeout=1.0):
+            pass
+        return 0 if node.finish() else 1
+    finally:
+        node.finish()
+        spinning.end()
+        node.destroy_node()
+
+
+def graph_of(name: str, component: str = "") -> Graph:
+    """A graph by its name or file, or one component of it. Raises UserError."""
+    graph = find_graph(name)
+    return only(graph, component) if component else graph
+
+
+def only(graph: Graph, component: str) -> Graph:
+    """One component of a graph, for a node of its own. Inner topics, which have to be on the wire then, lose their
+    underscore. Raises UserError for a name that the graph does not have.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    if component not in nodes:
+        raise UserError(f"graph {graph.name} has no component {component!r}; {nearest_hint(component, nodes)}")
+    node = nodes[component]
+    shown = replace(node, inputs=_shown(node.inputs), outputs=_shown(node.outputs))
+    models = {name: file for name, file in graph.models.items() if name == _model(node)}
+    return Graph(graph.name, (shown,), models)
+
+
+def _shown(topics: dict[str, str]) -> dict[str, str]:
+    return {port: topic.replace("/_", "/") for port, topic in topics.items()}
+
+
+def _model(node: Node) -> Any:
+    """The name of the model that a component runs, if it runs one."""
+    return getattr(node.config, "model", None)
