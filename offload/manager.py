@@ -61,6 +61,9 @@ class Manager:
         self._open: dict[int, Task] = {}
         self._waiters: dict[int, asyncio.Future[Outcome]] = {}
         self._running: set[int] = set()
+        self._on_board: set[int] = set()  # of those, what holds a lane
+        self._strange: set[int] = set()  # of those, what an earlier policy has started
+        self._is_handing_over = False
         self._jobs: dict[asyncio.Task[None], None] = {}  # runs and alarms; a dict, since its order is that of starting
         self._alarm_ns: int | None = None
         self._rings = (0, 0)  # when the policy was woken last, and how often at that instant
@@ -86,7 +89,7 @@ class Manager:
         self._open[task.id] = task
         self._empty.clear()
         try:
-            self._carry_out(self._policy.arrived(self._clock.now_ns, task))
+            self._give(task)
         except Exception as error:
             self._fail(error)
             raise
@@ -108,6 +111,24 @@ class Manager:
             if waiter.done() and not waiter.cancelled():
                 waiter.exception()  # or asyncio says that nobody has seen what `submit` raised
 
+    def change_policy(self, policy: Policy) -> None:
+        """Let another policy, a new one, decide from now on. Raises as `submit` does.
+
+        What runs goes on to its end and is accounted for; neither policy is told of it. What waits, and what comes, is
+        the new policy's as soon as nothing that the old one has started holds a lane of the board any more: a policy
+        counts lanes itself, and begins with all of them. What the old policy had learnt is forgotten.
+        """
+        self._check_works()
+        self._policy = policy
+        self._pending.clear()  # what the old policy wanted; its tasks still wait
+        self._strange |= self._running
+        self._is_handing_over = True
+        try:
+            self._hand_over()
+        except Exception as error:
+            self._fail(error)
+            raise
+
     async def drain(self) -> None:
         """Wait until every task has ended. Raises what made the manager fail, if it has."""
         await self._empty.wait()
@@ -128,11 +149,14 @@ class Manager:
         if self._failure is not None:
             raise self._failure
 
-    def _check(self, task: Task) -> None:
+    def _check_works(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._closed:
             raise ValueError("the manager is closed")
+
+    def _check(self, task: Task) -> None:
+        self._check_works()
         if task.id in self._open:
             raise ValueError(f"task {task.id} is already here")
         if not math.isfinite(task.weight):
@@ -172,6 +196,25 @@ class Manager:
 
     # --- decisions -------------------------------------------------------------------------------------------------
 
+    def _give(self, task: Task) -> None:
+        """Give the policy a task that it has not seen; while lanes are handed over, the task waits here."""
+        if not self._is_handing_over:
+            self._carry_out(self._policy.arrived(self._clock.now_ns, task))
+
+    def _hand_over(self) -> None:
+        """Give a new policy what waits, once the lanes are free."""
+        if not self._is_handing_over or self._on_board:
+            return
+        self._is_handing_over = False
+        now_ns = self._clock.now_ns
+        for task in list(self._open.values()):
+            if task.id in self._running or self._open.get(task.id) is not task:
+                continue
+            if now_ns >= task.deadline_ns:
+                self._settle(Outcome(task, Fate.DROPPED, now_ns, STARTED_LATE))
+            else:
+                self._give(task)
+
     def _carry_out(self, decisions: Sequence[Decision]) -> None:
         """Carry decisions out, and those that the policy makes meanwhile, in order; then see to its next alarm."""
         self._pending.extend(decisions)
@@ -200,6 +243,8 @@ class Manager:
             self._end(Outcome(task, Fate.DROPPED, self._clock.now_ns, STARTED_LATE))
             return
         self._running.add(task.id)
+        if option.place != "cloud":
+            self._on_board.add(task.id)
         self._keep(asyncio.get_running_loop().create_task(self._run(task, option)))
 
     def _drop(self, decision: Drop) -> None:
@@ -231,7 +276,12 @@ class Manager:
             tail = await remote.run(task, option, head.outputs)
         except TaskLost as lost:
             self._running.discard(task.id)
-            if not self._closed:
+            if self._closed:
+                return
+            if task.id in self._strange:
+                self._strange.discard(task.id)
+                self._give(task)
+            else:
                 self._carry_out(self._policy.returned(self._clock.now_ns, task, option, lost.reason))
         except TaskTooLate as late:
             now_ns = self._clock.now_ns
@@ -260,6 +310,8 @@ class Manager:
         """Comes from the remote executor, which must not pay for what fails here."""
         if self._open.get(task.id) is not task or task.id not in self._running or self._closed:
             return
+        if task.id in self._strange:
+            return
         try:
             self._carry_out(self._policy.uploaded(self._clock.now_ns, task))
         except Exception as error:
@@ -267,7 +319,12 @@ class Manager:
 
     def _free_lane(self, task: Task, began_ns: int) -> None:
         now_ns = self._clock.now_ns
-        if not self._closed:
+        self._on_board.discard(task.id)
+        if self._closed:
+            return
+        if task.id in self._strange:
+            self._hand_over()
+        else:
             self._carry_out(self._policy.lane_freed(now_ns, task, now_ns - began_ns))
 
     def _end_run(self, outcome: Outcome) -> None:
@@ -275,8 +332,10 @@ class Manager:
         self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
+        is_strange = outcome.task.id in self._strange
+        self._strange.discard(outcome.task.id)
         self._settle(outcome)
-        if not self._closed:
+        if not self._closed and not is_strange:
             self._carry_out(self._policy.ended(outcome.ended_ns, outcome))
 
     def _settle(self, outcome: Outcome) -> None:

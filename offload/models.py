@@ -22,7 +22,7 @@ import numpy as np
 from offload.executors import Clock, Executor, LocalExecutor, Ran, Remote, TaskLost, WallClock
 from offload.manager import Manager
 from offload.policies import make_policy
-from offload.policies.policy import PolicyContext
+from offload.policies.policy import Policy, PolicyContext
 from offload.remote import RemoteExecutor
 from offload.remote_stream import RemoteCounts
 from offload.setup import OffloadSetup
@@ -137,6 +137,7 @@ class OffloadedModels:
     ) -> None:
         self.account = Account()
         self.remote = remote
+        self.policy = setup.policy
         self._kinds = setup.kinds
         self._clock = clock
         self._board = board
@@ -144,10 +145,8 @@ class OffloadedModels:
         self._hint = hint
         self._on_outcome = on_outcome
         self._ids = count()
-        context = PolicyContext(
-            tuple(setup.kinds.values()), setup.lanes, window_ns=setup.window_ns, start_ns=clock.now_ns
-        )
-        self._manager = Manager(make_policy(setup.policy, context), clock, edge, remote, self._ended)
+        self._setup = setup
+        self._manager = Manager(self._make_policy(setup.policy), clock, edge, remote, self._ended)
 
     async def infer(self, model: str, tensor: np.ndarray, *, deadline_ns: int | None = None) -> list[np.ndarray]:
         """All outputs of the named model, in the model's order. deadline_ns None: the kind's, from now.
@@ -172,6 +171,11 @@ class OffloadedModels:
             raise Rejected(outcome.reason)
         return self._listed(model, outcome.outputs)
 
+    def set_policy(self, name: str) -> None:
+        """Let another policy decide from now on; see `Manager.change_policy`. Raises UserError if there is none."""
+        self._manager.change_policy(self._make_policy(name))
+        self.policy = name
+
     def spec(self, model: str) -> Any:
         """As the board's own models say."""
         return self._board.spec(model)
@@ -179,6 +183,13 @@ class OffloadedModels:
     async def close(self) -> None:
         """Drop what is still open; it is accounted for."""
         await self._manager.close()
+
+    def _make_policy(self, name: str) -> Policy:
+        setup = self._setup
+        context = PolicyContext(
+            tuple(setup.kinds.values()), setup.lanes, window_ns=setup.window_ns, start_ns=self._clock.now_ns
+        )
+        return make_policy(name, context)
 
     def _ended(self, outcome: Outcome) -> None:
         self.account.add(outcome)
