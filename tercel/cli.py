@@ -17,12 +17,14 @@ from typing import Any
 
 import tercel
 from tercel.cli_link import add_link_proxy
+from tercel.cli_live import add_play, add_run
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate, add_track
 from tercel.core.errors import UserError, nearest_hint
 from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
+_LIVE = (add_run, add_play)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tercel", description=tercel.__doc__)
     parser.add_argument("--version", action="version", version=f"tercel {tercel.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_replay, _add_info, _add_import, _add_world, add_track, add_evaluate, *_OFFLOAD):
+    for add in (_add_replay, _add_info, _add_import, _add_world, add_track, add_evaluate, *_LIVE, *_OFFLOAD):
         add(verbs)
     return parser
 

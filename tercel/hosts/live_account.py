@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,14 @@ from tercel.hosts.ports import PortAccount
 KEPT = 4096
 """So many of the newest values are kept of a stream: of an image topic at 30 Hz those of two minutes."""
 RATE_WINDOW_S = 5.0
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """p50, p90, p99 and max, zeros if there are no values."""
+    if not len(values):
+        return {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
+    p50, p90, p99, largest = np.quantile(np.asarray(values), [0.5, 0.9, 0.99, 1.0]).round(3).tolist()
+    return {"p50": p50, "p90": p90, "p99": p99, "max": largest}
 
 
 class Recent:
@@ -54,19 +62,25 @@ class Recent:
         with self._lock:
             return now_s - self._rows[-1][0] if self._rows else None
 
+    def period_s(self) -> float:
+        """The mean time between two of those that are kept; 0 if there are not two."""
+        with self._lock:
+            if len(self._rows) < 2:
+                return 0.0
+            return (self._rows[-1][0] - self._rows[0][0]) / (len(self._rows) - 1)
+
     def quantiles(self, since_s: float = float("-inf")) -> dict[str, float]:
         """p50, p90, p99 and max of what is kept, or of what came since then; zeros if there is nothing."""
         with self._lock:
             values = [value for came_s, value in self._rows if came_s >= since_s]
-        if not values:
-            return {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
-        p50, p90, p99, largest = np.quantile(np.asarray(values), [0.5, 0.9, 0.99, 1.0]).round(3).tolist()
-        return {"p50": p50, "p90": p90, "p99": p99, "max": largest}
+        return quantiles(values)
 
 
 @dataclass
 class LiveNodeAccount:
-    """What one component did. latency_ms: from the sensor's stamp to the output's leaving; took_ms: in its handlers."""
+    """What one component did. sent: calls that had outputs; latency_ms: from the sensor's stamp to the output's
+    leaving; took_ms: in its handlers.
+    """
 
     ports: dict[str, PortAccount]
     received: Recent = field(default_factory=Recent)
@@ -114,11 +128,6 @@ class Problems:
             is_new = self.counts[reason] == 1
         if is_new:
             self._say(reason + hint)
-
-    def count_once(self, reason: str) -> None:
-        """Note a state that lasts, each time that it is looked at; it counts as one."""
-        if reason not in self.counts:
-            self.count(reason)
 
     def told(self) -> dict[str, int]:
         """A copy, by reason."""

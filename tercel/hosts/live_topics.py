@@ -41,6 +41,11 @@ def input_qos(topic: str, spec: Input) -> QoS:
     return SENSOR if spec.queue == "latest" else COMMAND
 
 
+def is_sensor(topic: str, spec: Input) -> bool:
+    """Whether an input goes on coming as long as its sensor lives; commands and latched topics may be silent."""
+    return not input_qos(topic, spec).reliable
+
+
 def output_qos(ros_type: str) -> QoS:
     """How an output is published: what is large and soon stale may be lost, the rest not."""
     return SENSOR if convert.message_type_of(ros_type) in (Image, CompressedImage, PointCloud) else RELIABLE

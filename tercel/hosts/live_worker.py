@@ -298,6 +298,8 @@ class Worker:
             took_s = time.perf_counter() - began_s
             for port, message in checked(self.node, outputs):
                 self._hand_on(port, message)
+            if outputs:
+                self.account.sent.add(time.monotonic())
         except Rejected as rejection:
             reason = str(rejection)
             took_s = time.perf_counter() - began_s
@@ -338,11 +340,9 @@ class Worker:
         topic = self.node.outputs.get(port)
         if topic is not None:
             self._publish(topic, message)
-        now_s = time.monotonic()
         with self._changed:
             self.account.outputs[port] += 1
-        self.account.sent.add(now_s)
-        self.account.latency_ms.add(now_s, (self._now_ns() - message.stamp_ns) / 1e6)
+        self.account.latency_ms.add(time.monotonic(), (self._now_ns() - message.stamp_ns) / 1e6)
 
     def _fail(self, error: Exception) -> None:
         """A programmer's mistake: this component is out until it is begun anew; the others go on."""

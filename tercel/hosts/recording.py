@@ -64,6 +64,10 @@ class Recording(Protocol):
         """Our message. With images, a compressed image is decoded to pixels. Raises Rejected if it cannot be."""
         ...
 
+    def cdr(self, recorded: Recorded) -> memoryview | bytes:
+        """The message as a ROS 2 wire carries it. Raises Rejected if it cannot be had."""
+        ...
+
 
 def open_recording(path: Path, *, verify: bool = False) -> Recording:
     """Open an MCAP file, a rosbag2 folder (sqlite3 or MCAP) or file, or a ROS 1 bag.
@@ -153,6 +157,10 @@ class McapRecording:
         ros_type = self.topics[recorded.topic].ros_type
         return _decoded(lambda: self._stores[ros_type].deserialize_cdr(recorded.raw, ros_type), ros_type, images)
 
+    def cdr(self, recorded: Recorded) -> memoryview | bytes:
+        """See Recording.cdr: as it was recorded."""
+        return recorded.raw
+
 
 class BagRecording:
     """A rosbag2 folder or a ROS 1 bag, by way of rosbags."""
@@ -200,6 +208,15 @@ class BagRecording:
         """See Recording.decode."""
         ros_type = self.topics[recorded.topic].ros_type
         return _decoded(lambda: self._reader.deserialize(bytes(recorded.raw), ros_type), ros_type, images)
+
+    def cdr(self, recorded: Recorded) -> memoryview | bytes:
+        """See Recording.cdr: as it was recorded, or converted from ROS 1."""
+        if self._reader.is2:
+            return recorded.raw
+        try:
+            return self._reader.typestore.ros1_to_cdr(recorded.raw, self.topics[recorded.topic].ros_type)
+        except Exception:  # generated code: a damaged message can raise anything
+            raise Rejected("message does not convert from ROS 1") from None
 
 
 def _topic_table(by_topic: dict[str, Counter[str]], rejected: Counter[str]) -> dict[str, Topic]:

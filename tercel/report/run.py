@@ -14,6 +14,7 @@ from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Message, Transforms
 from tercel.hosts.charge import Charge, charge_measured, charge_nothing, charge_profile
 from tercel.hosts.graph import Graph, bind, graph_files, load_graph, pick_graph
+from tercel.hosts.networks import load_networks
 from tercel.hosts.outputs import visible
 from tercel.hosts.recording import Recording, RecordingWriter, open_recording
 from tercel.hosts.replay import replay
@@ -110,12 +111,12 @@ def _choose_graph(options: ReplayOptions, recording: Recording) -> tuple[Graph, 
 
 
 def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
-    files = graph.model_files({name: Path(file) for name, file in options.models.items()})
-    if not files:
+    networks = load_networks(graph, options.models, options.threads)
+    if not networks:
         return None
-    from perception.runtime import LocalModels, load_network
+    from perception.runtime import LocalModels
 
-    return LocalModels({name: load_network(path, threads=options.threads) for name, path in files.items()})
+    return LocalModels(networks)
 
 
 def _offload(graph: Graph, models: Any, recording: Recording, options: ReplayOptions) -> Offloading | None:

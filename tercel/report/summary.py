@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import resource
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 import tercel
 from tercel.hosts.graph import Graph
+from tercel.hosts.live_account import quantiles
 from tercel.hosts.recording import Recording
 from tercel.hosts.replay import NodeAccount, ReplayAccount
 
 WALL_KEYS = ("latency_ms", "wall")
-
-
-def quantiles_ms(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p99 and max, zeros if there are no values."""
-    if not len(values):
-        return {"p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
-    p50, p90, p99, largest = np.quantile(np.asarray(values), [0.5, 0.9, 0.99, 1.0]).round(3).tolist()
-    return {"p50": p50, "p90": p90, "p99": p99, "max": largest}
 
 
 def summarise(
@@ -53,7 +44,7 @@ def summarise(
         "wall": {
             "replay_s": round(account.wall_s, 3),
             "real_time_factor": round(duration_s / account.wall_s, 3) if account.wall_s else 0.0,
-            "decode_ms": quantiles_ms(account.decode_ms),
+            "decode_ms": quantiles(account.decode_ms),
             "peak_rss_mb": peak_rss_mb(),
         },
     }
@@ -99,8 +90,8 @@ def _component(
         **({"counters": dict(account.counters)} if account.counters else {}),
         "inputs": rows,
         "outputs": {port: {"topic": topic, "count": account.outputs[port]} for port, topic in outputs.items()},
-        "latency_ms": quantiles_ms(account.took_ms),
-        "age_ms": quantiles_ms(account.age_ms),
+        "latency_ms": quantiles(account.took_ms),
+        "age_ms": quantiles(account.age_ms),
     }
 
 
@@ -111,22 +102,35 @@ def without_wall_times(summary: Any) -> Any:
     return summary
 
 
-def table(summary: Mapping[str, Any]) -> str:
-    """The numbers as people read them in a terminal."""
+def component_rows(components: Mapping[str, Any]) -> list[str]:
+    """The table of components, as all hosts show it: how many calls, how often, what was lost, how long a call took."""
     columns = ("count", "rate Hz", "dropped", "rejected", "p50 ms", "p90", "p99", "max")
     lines = [f"{'component':<18}" + "".join(f"{name:>9}" for name in columns)]
-    for name, row in summary["components"].items():
+    for name, row in components.items():
         ms = row["latency_ms"]
         lines.append(
             f"{name:<18}{row['count']:>9}{row['rate_hz']:>9.1f}{row['dropped']:>9}{row['rejected']:>9}"
             f"{ms['p50']:>9.2f}{ms['p90']:>9.2f}{ms['p99']:>9.2f}{ms['max']:>9.2f}"
         )
+    return lines
+
+
+def counter_lines(components: Mapping[str, Any]) -> list[str]:
+    """What the components have counted themselves."""
+    lines: list[str] = []
+    for name, row in components.items():
+        counted = ", ".join(f"{count} {what}" for what, count in row.get("counters", {}).items())
+        lines += textwrap.wrap(f"{name}: {counted}", width=100, subsequent_indent="    ") if counted else []
+    return lines
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The numbers as people read them in a terminal."""
+    lines = component_rows(summary["components"])
     for title in ("odometry", "tracking_3d", "tracking_2d"):
         numbers = "  ".join(f"{key} {value}" for key, value in summary.get(title, {}).items())
         lines += textwrap.wrap(f"{title}: {numbers}", width=100, subsequent_indent="    ") if numbers else []
-    for name, row in summary["components"].items():
-        counted = ", ".join(f"{count} {what}" for what, count in row.get("counters", {}).items())
-        lines += textwrap.wrap(f"{name}: {counted}", width=100, subsequent_indent="    ") if counted else []
+    lines += counter_lines(summary["components"])
     lines += [
         f"restarted: {name}, {row['restarts']} times: the clock of its input was set back"
         for name, row in summary["components"].items()

@@ -1,5 +1,9 @@
 """A live host's status as diagnostic_msgs/DiagnosticArray, for `/diagnostics`: one entry for each component, one for
-the topics that it waits for, one for the transport."""
+the transport, one for the offload manager where there is one.
+
+Values are those of `LiveHost.status()`, nested names joined by dots: "latency_ms.p50", "inputs.image.dropped.queue
+full". Levels tell how it goes now, by the last ten seconds; counts are since the start.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,18 @@ from tercel.ros.convert import STORE
 
 DIAGNOSTICS_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 OK, WARN, ERROR, STALE = range(4)
-STALE_AFTER_S = 3.0
+DROPPED_SHARE = 0.1
+"""A component that drops more of what comes in is too slow for its input."""
+MAX_AGE_MS = 60_000.0
+"""Stamps that lie further from now are of another clock."""
 
 _T = STORE.types
+Status = Mapping[str, Any]
 Row = tuple[int, str, str, list[tuple[str, str]]]
 """Level, name, message, values."""
 
 
-def diagnostic_array(status: Mapping[str, Any]) -> memoryview:
+def diagnostic_array(status: Status) -> memoryview:
     """CDR bytes of a DiagnosticArray that says what `LiveHost.status()` says."""
     now_ns = int(status["now_ns"])
     stamp = _T["builtin_interfaces/msg/Time"](sec=now_ns // 10**9, nanosec=now_ns % 10**9)
@@ -28,38 +36,67 @@ def diagnostic_array(status: Mapping[str, Any]) -> memoryview:
     return STORE.serialize_cdr(message, DIAGNOSTICS_TYPE)
 
 
-def rows_of(status: Mapping[str, Any]) -> Iterable[Row]:
+def rows_of(status: Status) -> Iterable[Row]:
     """The entries, in plain Python."""
     node = status["node"]
     for name, component in status["components"].items():
-        level, message = _judged(status, component)
+        level, message = _judged(status, name, component)
         yield level, f"{node}: {name}", message, _values(component)
     yield _transport_row(status)
     if "offload" in status:
-        yield OK, f"{node}: offload", "", [(key, str(value)) for key, value in _flat(status["offload"])]
+        offload = status["offload"]
+        message = f"{offload['completion']:.0%} of {offload['tasks']} in time" if offload.get("tasks") else "no tasks"
+        yield OK, f"{node}: offload", message, _values(offload)
 
 
-def _judged(status: Mapping[str, Any], component: Mapping[str, Any]) -> tuple[int, str]:
+def _judged(status: Status, name: str, component: Status) -> tuple[int, str]:
+    """A component's level, and the words for it."""
     if component["failed"]:
         return ERROR, f"failed: {component['failed']}"
     if status["state"] == "stopped":
         return STALE, "stopped"
-    return OK, "working"
+    problems = [*_silence(status, component), *_losses(status["lately"]["components"][name]), *_clock(component)]
+    if problems:
+        return WARN, "; ".join(problems)
+    return OK, f"{component['rate_hz']:.1f} Hz, {component['latency_ms']['p50']:.0f} ms"
 
 
-def _values(component: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, str(value)) for key, value in _flat(component)]
+def _silence(status: Status, component: Status) -> Iterable[str]:
+    for row in component["inputs"].values():
+        topic = status["topics"].get(row["topic"])
+        if topic is not None and topic["is_stale"]:
+            age_s = topic["age_s"]
+            yield f"stale: no data from {row['topic']} " + ("yet" if age_s is None else f"for {age_s:.0f} s")
 
 
-def _transport_row(status: Mapping[str, Any]) -> Row:
-    problems = {**status["problems"], **status["undecodable"]}
-    level, message = (WARN, "; ".join(problems)) if problems else (OK, "no problems")
-    return level, f"{status['node']}: transport", message, [(key, str(value)) for key, value in problems.items()]
+def _losses(lately: Status) -> Iterable[str]:
+    received, dropped, rejected = lately["received"], lately["dropped"], lately["rejected"]
+    if rejected:
+        yield f"{rejected} of {received} messages rejected lately"
+    if dropped > DROPPED_SHARE * received:
+        yield f"{dropped} of {received} messages dropped lately"
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested numbers under names with dots."""
-    for key, value in values.items():
+def _clock(component: Status) -> Iterable[str]:
+    p50_ms = component["latency_ms"]["p50"]
+    if abs(p50_ms) > MAX_AGE_MS:
+        side = "behind" if p50_ms > 0 else "ahead of"
+        yield f"stamps are {abs(p50_ms) / 1e3:.0f} s {side} the clock: of a recording? then use simulated time"
+
+
+def _transport_row(status: Status) -> Row:
+    """What the host, its transport and its decoder count; a problem that has not come again lately is over."""
+    now = status["lately"]["problems"]
+    values = [(reason, str(count)) for reason, count in {**status["problems"], **status["undecodable"]}.items()]
+    return (WARN if now else OK), f"{status['node']}: transport", "; ".join(now) or "no problems", values
+
+
+def _values(numbers: Status) -> list[tuple[str, str]]:
+    return [(key, "" if value is None else str(value)) for key, value in _flat(numbers)]
+
+
+def _flat(numbers: Status, before: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in numbers.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{key}.")
         else:

@@ -1,0 +1,233 @@
+"""One live run from end to end: join the wire, run the graph until it is told to end, and account for it. What
+`tercel run` calls."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import tercel
+from tercel.core.component import Models
+from tercel.core.errors import UserError
+from tercel.core.messages import Message, NextLook
+from tercel.hosts.graph import Graph
+from tercel.hosts.live import LiveHost
+from tercel.hosts.networks import load_networks, offloaded
+from tercel.hosts.play import Player
+from tercel.hosts.recording import open_recording
+from tercel.ros.transport import Identity, Kind, open_transport
+
+Say = Callable[[str], None]
+LINE_EVERY_S = 5.0
+DRAIN_WITHIN_S = 60.0
+DISCOVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """What the user asked for. models, remap as on the command line; play: a recording to feed the graph with."""
+
+    graph: Graph
+    transport: Kind
+    identity: Identity
+    config: Path | None = None
+    models: Mapping[str, str] | None = None
+    threads: int = 2
+    offload: Path | None = None
+    remap: Mapping[str, str] | None = None
+    sim_time: bool = False
+    duration_s: float | None = None
+    play: Path | None = None
+    rate: float = 1.0
+    record: Path | None = None
+
+
+def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
+    """Run until the recording that is played has ended, the time is over, or an interrupt. Returns the summary.
+
+    Raises UserError for anything that the user can mend.
+    """
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(until_interrupted())
+        models, hear = _models(options, stack, say)
+        transport = stack.enter_context(
+            open_transport(options.transport, options.identity, config=options.config, say=say)
+        )
+        player = _player(options, stack, say)
+        host = LiveHost(
+            options.graph,
+            transport,
+            models=models,
+            remap=options.remap or {},
+            namespace=options.identity.namespace,
+            use_sim_time=options.sim_time,
+            now_ns=player.now_ns if player else time.time_ns,
+            say=say,
+            name=options.identity.node,
+            on_output=hear,
+        )
+        host.start()
+        stack.callback(host.stop)
+        say(_first_line(options, host))
+        began_s = time.monotonic()
+        if player is not None:
+            _play(player, host, stop, options, say)
+        else:
+            _wait(host, stop, options.duration_s, say)
+        wall_s = time.monotonic() - began_s
+        host.stop()
+        return _summary(options, host, player, wall_s)
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, once; a second one interrupts as usual."""
+    stop = threading.Event()
+    before: dict[int, Any] = {}
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, interrupt)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _models(
+    options: LiveOptions, stack: contextlib.ExitStack, say: Say
+) -> tuple[Models | None, Callable[[str, Message], None]]:
+    """The graph's networks, and an ear for the tracker's wish when to look next, where they are offloaded."""
+    networks = load_networks(options.graph, options.models or {}, options.threads)
+    if options.offload is not None:
+        if not networks:
+            raise UserError(f"graph {options.graph.name} runs no networks: leave --offload out")
+        from offload.models import LookHint
+
+        hint = LookHint()
+        models = stack.enter_context(offloaded(options.offload, options.graph, networks, hint=hint, say=say))
+        return models, lambda _topic, message: hint.heard(message) if isinstance(message, NextLook) else None
+    if not networks:
+        return None, lambda _topic, _message: None
+    from perception.runtime import LocalModels
+
+    return LocalModels(networks), lambda _topic, _message: None
+
+
+def _player(options: LiveOptions, stack: contextlib.ExitStack, say: Say) -> Player | None:
+    if options.play is None:
+        return None
+    identity = Identity(
+        node=f"{options.identity.node}_player",
+        namespace=options.identity.namespace,
+        domain=options.identity.domain,
+        distribution=options.identity.distribution,
+    )
+    transport = stack.enter_context(open_transport(options.transport, identity, config=options.config, say=say))
+    recording = open_recording(options.play)
+    remap = options.remap or {}
+    wanted = {name: remap.get(name, name) for name in options.graph.needed()}
+    topics = [name for name in recording.topics if name in wanted]
+    if not topics:
+        have = ", ".join(sorted(recording.topics)) or "none"
+        raise UserError(f"{options.play} has none of {', '.join(sorted(wanted))} (its topics: {have})")
+    return Player(
+        recording,
+        transport,
+        topics=topics,
+        remap={name: wanted[name] for name in topics},
+        namespace=options.identity.namespace,
+        rate=options.rate,
+        say=say,
+    )
+
+
+def _play(player: Player, host: LiveHost, stop: threading.Event, options: LiveOptions, say: Say) -> None:
+    """Feed the host from the recording, in a thread of its own, until one of them ends."""
+    if options.transport != "local":
+        stop.wait(DISCOVERY_S)  # the two nodes find each other
+    ended = threading.Event()
+
+    def play() -> None:
+        try:
+            player.play(stop)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=play, name="tercel-player", daemon=True)
+    thread.start()
+    _wait(host, ended, options.duration_s, say)
+    is_whole = ended.is_set() and not stop.is_set()
+    stop.set()
+    thread.join()
+    if is_whole:
+        time.sleep(0.2 if options.transport != "local" else 0.0)  # what is under way on the wire
+        host.wait_idle(DRAIN_WITHIN_S)
+
+
+def _wait(host: LiveHost, ended: threading.Event, duration_s: float | None, say: Say) -> None:
+    """Say how it goes every few seconds, until the end."""
+    began_s = time.monotonic()
+    ends_s = float("inf") if duration_s is None else began_s + duration_s
+    next_s = began_s + LINE_EVERY_S
+    while not ended.wait(max(0.0, min(next_s, ends_s) - time.monotonic())):
+        now_s = time.monotonic()
+        if now_s >= ends_s:
+            return
+        if now_s >= next_s:
+            next_s += LINE_EVERY_S
+            say(progress_line(host.status()))
+
+
+def progress_line(status: Mapping[str, Any]) -> str:
+    """How it goes, in a line: rate and latency of each component, and what was lost."""
+    parts = []
+    for name, row in status["components"].items():
+        if row["failed"]:
+            parts.append(f"{name} FAILED")
+            continue
+        p50_ms = row["latency_ms"]["p50"]
+        latency = f" {p50_ms:.0f} ms" if row["calls"] and abs(p50_ms) < 60_000 else ""
+        parts.append(f"{name} {row['rate_hz']:.1f} Hz{latency}")
+    rows = status["components"].values()
+    lost = ", ".join(f"{sum(row[key] for row in rows)} {key}" for key in ("dropped", "rejected"))
+    return f"{status['duration_s']:6.0f} s  {', '.join(parts)}; {lost}"
+
+
+def _first_line(options: LiveOptions, host: LiveHost) -> str:
+    topics = ", ".join(host.status()["topics"]) or "nothing"
+    return (
+        f"{options.graph.name} runs as {options.identity.namespace.rstrip('/')}/{options.identity.node} on "
+        f"{options.transport}, domain {options.identity.domain}; it reads {topics}"
+    )
+
+
+def _summary(options: LiveOptions, host: LiveHost, player: Player | None, wall_s: float) -> dict[str, Any]:
+    """What `--json` writes; components have the names that the summary of a replay has, too."""
+    status = host.status()
+    for row in status["components"].values():
+        row["count"] = row["calls"]
+        row["rate_hz"] = round(row["calls"] / wall_s, 2) if wall_s else 0.0
+    del status["lately"]
+    return {
+        "tercel": tercel.__version__,
+        "transport": options.transport,
+        **status,
+        **({"play": player.summary()} if player else {}),
+    }
+
+
+def node_name(text: str) -> str:
+    """A name that ROS takes for a node, of a graph's or a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in text)
