@@ -1,0 +1,350 @@
+"""The pip-only transport: zenoh as rmw_zenoh speaks it, so that ROS 2 machines see us as one of their nodes.
+
+What is written on the wire is in rmw_zenoh.py, how sessions find each other in zenoh_config.py, who is there in
+zenoh_graph.py; here are the session, its publishers, subscriptions and services.
+
+A subscription's callback runs on zenoh's receiving thread: a reader that lags holds up its own socket and fills
+nothing here. The sender's queue is then full, and what it drops shows as gaps in the sequence numbers that each
+message carries: the reader counts them, by publisher. A service's answers run on a thread of that service.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import zenoh
+from zenoh import ext, handlers
+
+from tercel.core.errors import Rejected, UserError
+from tercel.ros import rmw_zenoh as wire
+from tercel.ros.transport import COMMAND, Data, Identity, QoS
+from tercel.ros.zenoh_config import load_config
+from tercel.ros.zenoh_graph import Graph
+
+_MISS_DETECTION = ext.MissDetectionConfig(heartbeat=None, sporadic_heartbeat=0.5)  # as rmw_publisher_data.cpp
+_RECOVERY = ext.RecoveryConfig(periodic_queries=None, heartbeat=True)  # as rmw_subscription_data.cpp
+_QUERY: dict[str, Any] = {  # as rmw_client_data.cpp
+    "target": zenoh.QueryTarget.ALL_COMPLETE,
+    "consolidation": zenoh.ConsolidationMode.NONE,
+}
+_POLL_S = 0.005
+_MAX_PUBLISHERS = 256  # whose sequence numbers one subscription remembers
+_CDR_HEADERS = (b"\x00\x00", b"\x00\x01")  # plain CDR, big and little-endian
+
+
+class _CountProblem(Protocol):
+    def __call__(self, reason: str, times: int = 1) -> None: ...
+
+
+class ZenohTransport:
+    """A zenoh session as one ROS node; transport.Transport says what the methods do."""
+
+    def __init__(
+        self, identity: Identity, *, config: Path | None = None, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """Open a session. config: a zenoh JSON5 file; zenoh_config.py says what holds without one."""
+        self.identity = identity
+        self.problems: Counter[str] = Counter()
+        self._say = say
+        self._lock = threading.RLock()
+        self._next_id = 1  # the node itself is 0
+        self._is_open = True
+        self._declared: list[Any] = []  # what has undeclare(), in the order of declaring
+        self._subscriptions: list[_Subscription] = []
+        self._clients: dict[tuple[str, str], _Client] = {}
+        try:
+            self._session: Any = zenoh.open(load_config(config))
+        except zenoh.ZError as error:
+            raise UserError(f"zenoh does not start: {error}") from None
+        self._zid = str(self._session.zid())
+        self._graph = Graph(identity.domain, self._problem)
+        on_token = handlers.Callback(self._graph.on_token, indirect=False)
+        self._declared.append(
+            self._session.liveliness().declare_subscriber(f"{wire.PREFIX}/{identity.domain}/**", on_token, history=True)
+        )
+        self._declare_token(self._token("NN", 0))
+
+    # --- topics ---
+
+    def advertise(self, topic: str, ros_type: str, qos: QoS) -> ZenohPublisher:
+        """Declare a publisher; of one that is transient local, zenoh keeps the last `depth` messages."""
+        key, token = self._endpoint("MP", topic, ros_type, qos)
+        # rmw_zenoh waits for readers where ROS keeps all, and nowhere else: a slow reader must not stop a sensor.
+        waits = qos.reliable and qos.depth >= COMMAND.depth
+        options: dict[str, Any] = {
+            "congestion_control": zenoh.CongestionControl.BLOCK if waits else zenoh.CongestionControl.DROP,
+            "reliability": zenoh.Reliability.RELIABLE if qos.reliable else zenoh.Reliability.BEST_EFFORT,
+        }
+        publisher: Any
+        if qos.transient_local:
+            publisher = ext.declare_advanced_publisher(
+                self._session, key, cache=ext.CacheConfig(max_samples=qos.depth), publisher_detection=True,
+                sample_miss_detection=_MISS_DETECTION if qos.reliable else None, **options,
+            )  # fmt: skip
+        else:
+            publisher = self._session.declare_publisher(key, **options)
+        with self._lock:
+            self._declared.append(publisher)
+        self._declare_token(token)
+        return ZenohPublisher(topic, publisher, wire.gid(token), self._problem)
+
+    def subscribe(self, topic: str, ros_type: str, qos: QoS, on_data: Callable[[Data], None]) -> Callable[[], None]:
+        """Call on_data, on zenoh's receiving thread, with each message of this very type."""
+        key, token = self._endpoint("MS", topic, ros_type, qos)
+        subscription = _Subscription(topic, on_data, self._problem)
+        handler = handlers.Callback(subscription.on_sample, indirect=False)
+        if qos.transient_local:
+            declared: Any = ext.declare_advanced_subscriber(
+                self._session, key, handler, subscriber_detection=True,
+                history=ext.HistoryConfig(detect_late_publishers=True, max_samples=qos.depth),
+                recovery=_RECOVERY if qos.reliable else None,
+            )  # fmt: skip
+        else:
+            declared = self._session.declare_subscriber(key, handler)
+        subscription.declared = [self._session.liveliness().declare_token(token), declared]
+        with self._lock:
+            self._subscriptions.append(subscription)
+        self._graph.watch(topic, ros_type, wire.hash_of(ros_type, self.identity.distribution))
+
+        def end() -> None:
+            subscription.end()
+            with self._lock:
+                if subscription in self._subscriptions:
+                    self._subscriptions.remove(subscription)
+
+        return end
+
+    # --- services ---
+
+    def serve(self, service: str, srv_type: str, answer: Callable[[Data], Data]) -> None:
+        """Answer the service as a queryable. What `answer` raises goes back to the caller, and is counted."""
+        key, token = self._endpoint("SS", service, srv_type, wire.SERVICE_QOS)
+
+        def on_query(query: zenoh.Query) -> None:
+            with query:
+                try:
+                    asked = wire.read_attachment(_bytes_of(query.attachment))
+                    request = _checked(_bytes_of(query.payload))
+                except Rejected as reason:
+                    self._problem(f"{service}: {reason}")
+                    query.reply_err(str(reason).encode())
+                    return
+                try:
+                    response = _owned(answer(request))
+                except Exception as error:  # whatever a handler raises, the next request must still be answered
+                    self._problem(f"{service}: its handler failed: {type(error).__name__}")
+                    query.reply_err(f"{type(error).__name__}: {error}".encode())
+                    return
+                query.reply(key, response, attachment=wire.attachment(asked.sequence, time.time_ns(), asked.gid))
+
+        with self._lock:
+            self._declared.append(self._session.declare_queryable(key, on_query, complete=True))
+        self._declare_token(token)
+
+    def call(self, service: str, srv_type: str, request: Data, *, timeout_s: float) -> Data:
+        """Ask once, as soon as a server is there."""
+        deadline_s = time.monotonic() + timeout_s
+        client = self._client(service, srv_type)
+        # A query that leaves before the server's declaration has come is answered by nobody, at once.
+        while not client.querier.matching_status.matching:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{service}: nobody offers it")
+            time.sleep(_POLL_S)
+        sent = client.next_attachment()
+        replies = self._session.get(
+            client.querier.key_expr, payload=_owned(request), attachment=sent,
+            timeout=max(deadline_s - time.monotonic(), _POLL_S), **_QUERY,
+        )  # fmt: skip
+        failure = ""
+        for reply in replies:
+            if reply.ok is None:
+                failure = reply.err.payload.to_string()
+            elif _bytes_of(reply.ok.attachment)[: wire.SEQUENCE_BYTES] == sent[: wire.SEQUENCE_BYTES]:
+                return _bytes_of(reply.ok.payload)
+            else:
+                self._problem(f"{service}: an answer to another question")
+        raise TimeoutError(f"{service}: no answer within {timeout_s:g} s" + (f": {failure}" if failure else ""))
+
+    def _client(self, service: str, srv_type: str) -> _Client:
+        with self._lock:
+            client = self._clients.get((service, srv_type))
+            if client is None:
+                key, token = self._endpoint("SC", service, srv_type, wire.SERVICE_QOS)
+                # The querier asks nothing; it is there because it knows whether somebody would answer.
+                client = _Client(self._session.declare_querier(key, **_QUERY), wire.gid(token))
+                self._clients[service, srv_type] = client
+                self._declared.append(client.querier)
+                self._declare_token(token)
+            return client
+
+    # --- graph ---
+
+    def topics(self) -> dict[str, str]:
+        """The topics that somebody publishes now, with their ROS types, ours included."""
+        return self._graph.topics()
+
+    def nodes(self) -> list[str]:
+        """The full names of the nodes that are there now, ours included, sorted."""
+        return self._graph.nodes()
+
+    def close(self) -> None:
+        """Withdraw all declarations and end the session. Closing twice is the same as once."""
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            subscriptions, declared = self._subscriptions, self._declared
+            self._subscriptions, self._declared = [], []
+        for subscription in subscriptions:
+            subscription.end()
+        for thing in reversed(declared):
+            thing.undeclare()
+        self._session.close()
+
+    def __enter__(self) -> ZenohTransport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside ---
+
+    def _problem(self, reason: str, times: int = 1) -> None:
+        with self._lock:
+            is_new = reason not in self.problems
+            self.problems[reason] += times
+        if is_new:
+            self._say(reason)
+
+    def _endpoint(self, kind: str, name: str, ros_type: str, qos: QoS) -> tuple[str, str]:
+        """The data key and the token of a new endpoint."""
+        distribution = self.identity.distribution
+        try:
+            key = wire.data_key(self.identity.domain, name, ros_type, distribution)
+            endpoint = wire.Endpoint(name, wire.dds_type(ros_type), wire.hash_of(ros_type, distribution), qos)
+        except KeyError:
+            raise UserError(f"{name}: the type {ros_type} is unknown here") from None
+        with self._lock:
+            entity_id, self._next_id = self._next_id, self._next_id + 1
+        return key, self._token(kind, entity_id, endpoint)
+
+    def _token(self, kind: str, entity_id: int, endpoint: wire.Endpoint | None = None) -> str:
+        us = self.identity
+        return wire.token(
+            wire.Entity(us.domain, self._zid, 0, entity_id, kind, us.namespace, us.node, endpoint=endpoint)
+        )
+
+    def _declare_token(self, token: str) -> None:
+        declared = self._session.liveliness().declare_token(token)
+        with self._lock:
+            self._declared.append(declared)
+
+
+class ZenohPublisher:
+    """The sending end of one topic; it numbers its messages."""
+
+    def __init__(self, topic: str, publisher: Any, gid: bytes, problem: _CountProblem) -> None:
+        self._topic = topic
+        self._publisher = publisher
+        self._gid = gid
+        self._problem = problem
+        self._sequence = 0
+        self._lock = threading.Lock()
+
+    def publish(self, data: Data) -> None:
+        """Send one message. After the transport's close it is counted as a problem instead."""
+        with self._lock:  # the sequence on the wire must rise
+            self._sequence += 1
+            try:
+                self._publisher.put(_owned(data), attachment=wire.attachment(self._sequence, time.time_ns(), self._gid))
+            except zenoh.ZError:
+                self._problem(f"{self._topic}: not sent, the session is closed")
+
+
+class _Subscription:
+    """The receiving end: refuses what is not a message, and finds by the sequence numbers what was lost."""
+
+    def __init__(self, topic: str, on_data: Callable[[Data], None], problem: _CountProblem) -> None:
+        self.declared: list[Any] = []
+        self._topic = topic
+        self._on_data = on_data
+        self._problem = problem
+        self._last: dict[bytes, int] = {}  # by the publisher's gid
+        self._lock = threading.RLock()
+        self._is_ended = False
+
+    def on_sample(self, sample: zenoh.Sample) -> None:
+        with self._lock:
+            if self._is_ended:
+                return
+            try:
+                sent = wire.read_attachment(_bytes_of(sample.attachment))
+                data = _checked(_bytes_of(sample.payload))
+            except Rejected as reason:
+                self._problem(f"{self._topic}: {reason}")
+                return
+            lost = self._count_lost(sent)
+            if lost:
+                self._problem(f"{self._topic}: messages lost on the way", lost)
+            self._on_data(data)
+
+    def _count_lost(self, sent: wire.Attachment) -> int:
+        """Messages of this publisher between its last one and this one."""
+        last = self._last.pop(sent.gid, None)
+        if last is None and len(self._last) >= _MAX_PUBLISHERS:
+            self._last.pop(next(iter(self._last)))
+        self._last[sent.gid] = sent.sequence if last is None else max(last, sent.sequence)
+        return 0 if last is None else max(0, sent.sequence - last - 1)
+
+    def end(self) -> None:
+        """Callbacks have ended when this returns."""
+        with self._lock:
+            if self._is_ended:
+                return
+            self._is_ended = True
+        for thing in self.declared:
+            thing.undeclare()
+
+
+class _Client:
+    """The asking end of one service; it numbers its requests."""
+
+    def __init__(self, querier: Any, gid: bytes) -> None:
+        self.querier = querier
+        self._gid = gid
+        self._sequence = 0
+        self._lock = threading.Lock()
+
+    def next_attachment(self) -> bytes:
+        with self._lock:
+            self._sequence += 1
+            return wire.attachment(self._sequence, time.time_ns(), self._gid)
+
+
+def _owned(data: Data) -> bytes | bytearray:
+    """The bytes as zenoh takes them. A view of a whole buffer, as rosbags returns, costs no copy."""
+    if isinstance(data, memoryview):
+        whole = data.obj
+        if isinstance(whole, (bytes, bytearray)) and len(whole) == data.nbytes and data.contiguous:
+            return whole
+        return data.tobytes()
+    return data
+
+
+def _bytes_of(data: Any) -> bytes:
+    return b"" if data is None else bytes(data.to_bytes())
+
+
+def _checked(data: bytes) -> bytes:
+    """Raises Rejected unless data begins as plain CDR."""
+    if len(data) < 4 or data[:2] not in _CDR_HEADERS:
+        raise Rejected("not CDR")
+    return data
