@@ -85,12 +85,16 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Entity:
-    """One thing in the ROS graph. session: zenoh's id of the session, lower-case hex without leading zeros."""
+    """One thing in the ROS graph.
+
+    session: zenoh's id of the session, lower-case hex without leading zeros. node_id and entity_id count within a
+    session in rmw_zenoh; others write other words there.
+    """
 
     domain: int
     session: str
-    node_id: int
-    entity_id: int
+    node_id: str
+    entity_id: str
     kind: str
     namespace: str
     node: str
@@ -106,7 +110,7 @@ class Entity:
 def token(entity: Entity) -> str:
     """The liveliness key of an entity."""
     parts = [
-        PREFIX, str(entity.domain), entity.session, str(entity.node_id), str(entity.entity_id), entity.kind,
+        PREFIX, str(entity.domain), entity.session, entity.node_id, entity.entity_id, entity.kind,
         _mangle(entity.enclave), _mangle(entity.namespace), _mangle(entity.node),
     ]  # fmt: skip
     if entity.endpoint is not None:
@@ -120,8 +124,8 @@ def read_token(text: str) -> Entity:
     parts = text.split("/", 14) if len(text) <= MAX_TOKEN_CHARS else []
     if len(parts) < 9 or parts[0] != PREFIX or parts[5] not in KINDS or not all(parts):
         raise Rejected("liveliness token of an unknown form")
-    if not all(part.isascii() and part.isdecimal() and len(part) < 19 for part in (parts[1], parts[3], parts[4])):
-        raise Rejected("liveliness token without numbers where ids belong")
+    if not _is_number(parts[1]):
+        raise Rejected("liveliness token without a domain")
     kind = parts[5]
     endpoint = None
     if kind != "NN":
@@ -129,7 +133,7 @@ def read_token(text: str) -> Entity:
             raise Rejected("liveliness token without a topic")
         endpoint = Endpoint(_demangle(parts[9]), _demangle(parts[10]), _demangle(parts[11]), read_qos(parts[12]))
     return Entity(
-        domain=int(parts[1]), session=parts[2], node_id=int(parts[3]), entity_id=int(parts[4]), kind=kind,
+        domain=int(parts[1]), session=parts[2], node_id=parts[3], entity_id=parts[4], kind=kind,
         enclave=_demangle(parts[6]), namespace=_demangle(parts[7]), node=_demangle(parts[8]), endpoint=endpoint,
     )  # fmt: skip
 
@@ -156,14 +160,17 @@ def read_qos(text: str) -> QoS:
     history = parts[2].split(",") if len(parts) >= 6 else []
     if len(history) < 2:
         raise Rejected("liveliness token with an unknown QoS")
-    fields = (parts[0], parts[1], history[1])
-    if not all(field == "" or (field.isascii() and field.isdecimal() and len(field) < 19) for field in fields):
+    if not all(field == "" or _is_number(field) for field in (parts[0], parts[1], history[1])):
         raise Rejected("liveliness token with an unknown QoS")
     return QoS(
         reliable=parts[0] in ("", "0", str(_RELIABLE)),
         transient_local=parts[1] == str(_TRANSIENT_LOCAL),
         depth=int(history[1] or _DEFAULT_DEPTH),
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
 
 
 # --- what goes with each message -----------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ class ZenohTransport:
     def _token(self, kind: str, entity_id: int, endpoint: wire.Endpoint | None = None) -> str:
         us = self.identity
         return wire.token(
-            wire.Entity(us.domain, self._zid, 0, entity_id, kind, us.namespace, us.node, endpoint=endpoint)
+            wire.Entity(us.domain, self._zid, "0", str(entity_id), kind, us.namespace, us.node, endpoint=endpoint)
         )
 
     def _declare_token(self, token: str) -> None:
