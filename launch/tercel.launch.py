@@ -4,8 +4,8 @@
     ros2 launch tercel tercel.launch.py graph:=camera model:=detector.onnx namespace:=robot1 composition:=nodes
 
 composition:=process runs the whole graph in one process, where messages pass without copies; composition:=nodes starts
-one process for each component. Every parameter of a component is a ROS parameter: `ros2 param list`, or a file of
-share/tercel/launch/params, edited, as params_file:=FILE.
+one process for each component. Every setting of a component is a ROS parameter: see `ros2 param describe`, or write
+a file of them, `ros2 run tercel graph_host --params lidar > lidar.yaml`, and say params_file:=lidar.yaml.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ ARGUMENTS = [
     DeclareLaunchArgument("model", default_value="", description="the detector's ONNX file, where the graph wants one"),
     DeclareLaunchArgument("offload", default_value="", description="where networks may run: a file of launch/offload"),
     DeclareLaunchArgument(
-        "params_file", default_value="", description="ROS parameters; see share/tercel/launch/params"
+        "params_file", default_value="", description="a file of ROS parameters"
     ),
     DeclareLaunchArgument("namespace", default_value="", description="put before every topic but /tf and the like"),
     DeclareLaunchArgument("use_sim_time", default_value="false", description="time comes from /clock"),

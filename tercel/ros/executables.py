@@ -17,6 +17,7 @@ COMPONENTS = {
     "tracker_3d_boxes": "tracking.components.BoxTracker3D",
     "tracker_3d_ab3dmot": "tracking.components.Ab3dmot",
     "world_fusion": "tracking.fusion.WorldFusion",
+    "cooperative_fusion": "tracking.fusion.CooperativeFusion",
     "predictor_2d": "tracking.predictor.Predictor2D",
     "predictor_3d": "tracking.predictor.Predictor3D",
     "sampling_policy_2d": "tracking.sampling_policy.SamplingPolicy2D",

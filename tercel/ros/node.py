@@ -30,8 +30,21 @@ from tercel.hosts.graph import Graph, Node
 from tercel.hosts.graph_choice import find_graph
 from tercel.ros.executables import COMPONENTS, GRAPH
 from tercel.ros.node_transport import RclpyTransport, Spinning, require_rclpy
+from tercel.ros.parameter_files import parameter_file
 
-__all__ = ["RclpyTransport", "graph_of", "main", "only"]
+__all__ = ["OWN_PARAMETERS", "RclpyTransport", "graph_of", "main", "only", "parameter_text"]
+
+OWN_PARAMETERS: dict[str, tuple[Any, str]] = {
+    "autostart": (True, "configure and activate at the start"),
+    "record_dir": ("recordings", "the folder in which recordings and maps are written"),
+    "offload.file": ("", "where networks may run: a file as in launch/offload; empty: on this board"),
+}
+"""Default and description of what every node takes beside its graph's parameters and models.<name>."""
+WHICH_GRAPH: dict[str, tuple[Any, str]] = {
+    "graph": ("", "a graph of the suite, by its name, or a graph file"),
+    "component": ("", "the one component of the graph that runs here; empty: all"),
+}
+"""The same for graph_host alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,12 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: Sequence[str]) -> int:
     if name not in (GRAPH, *COMPONENTS):
         raise UserError(f"no executable {name!r}; {nearest_hint(name, (GRAPH, *COMPONENTS))}")
+    own = arguments[: arguments.index("--ros-args")] if "--ros-args" in arguments else arguments
+    parser = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--params", nargs="?", const=name, metavar="GRAPH", help="print a parameter file (of graph_host: for GRAPH)"
+    )
+    asked = parser.parse_args(own)
+    if asked.params is not None:
+        print(parameter_text(find_graph(asked.params), whole=name == GRAPH), end="")
+        return 0
     rclpy = require_rclpy()
     from rclpy.signals import SignalHandlerOptions
-    from rclpy.utilities import remove_ros_args
 
-    about = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    about.parse_args(remove_ros_args([name, *arguments])[1:])
     ends = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ends.set())
@@ -108,3 +127,9 @@ def _shown(topics: dict[str, str]) -> dict[str, str]:
 def _model(node: Node) -> Any:
     """The name of the model that a component runs, if it runs one."""
     return getattr(node.config, "model", None)
+
+
+def parameter_text(graph: Graph, *, whole: bool = True) -> str:
+    """A parameter file for the nodes that a graph may run as: for each component alone, and for the whole in one."""
+    alone = [parameter_file(only(graph, node.name), f"/**/{node.name}") for node in graph.nodes]
+    return "\n".join([parameter_file(graph, "/**/tercel"), *alone] if whole else alone)

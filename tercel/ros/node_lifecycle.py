@@ -15,7 +15,7 @@ from tercel.core.errors import UserError, nearest_hint
 from tercel.hosts.graph import Graph
 from tercel.hosts.live import LiveHost
 from tercel.hosts.networks import load_networks, offloaded
-from tercel.ros.node import graph_of
+from tercel.ros.node import OWN_PARAMETERS, WHICH_GRAPH, graph_of
 from tercel.ros.node_transport import RclpyTransport
 from tercel.ros.parameters import Kind, Parameter, apply, declare, names
 
@@ -145,15 +145,7 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
         return str(self.get_parameter(name).value)
 
     def _declare_own(self, graph: Graph | None) -> None:
-        own: list[tuple[str, Any, str]] = [
-            ("autostart", True, "configure and activate at the start"),
-            ("record_dir", "recordings", "the folder in which recordings and maps are written"),
-            ("offload.file", "", "where networks may run: a file as in launch/offload; empty: on this board"),
-        ]
-        if graph is None:
-            own.append(("graph", "", "a graph of the suite, by its name, or a graph file"))
-            own.append(("component", "", "the one component of the graph that runs here; empty: all"))
-        for name, value, description in own:
+        for name, (value, description) in (OWN_PARAMETERS | ({} if graph else WHICH_GRAPH)).items():
             self.declare_parameter(name, value, ParameterDescriptor(description=description, read_only=True))
 
     def _declare_graph(self, graph: Graph) -> Graph:
