@@ -6,6 +6,7 @@ not decode raises Rejected when it is decoded, not when it is read, so that the 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -285,6 +286,10 @@ class RecordingWriter:
     def write(self, topic: str, log_time_ns: int, message: Message) -> None:
         """Add one message. Raises ValueError if the topic has carried another type before."""
         ros_type, data = convert.encode(message)
+        self.write_raw(topic, ros_type, log_time_ns, data)
+
+    def write_raw(self, topic: str, ros_type: str, log_time_ns: int, data: bytes | bytearray | memoryview) -> None:
+        """Add one message that is CDR bytes already. Raises ValueError as `write` does."""
         channel_id, known = self._channels.get(topic) or self._add_channel(topic, ros_type)
         if known != ros_type:
             raise ValueError(f"{topic} carries {known}, not {ros_type}")
@@ -299,6 +304,15 @@ class RecordingWriter:
         channel_id = self._writer.add_channel(topic, CDR, self._schemas[ros_type], metadata)
         self._channels[topic] = (channel_id, ros_type)
         return self._channels[topic]
+
+    def flush(self) -> None:
+        """Hand all that was written to the operating system: a kill from now on loses none of it."""
+        self._writer.flush()
+
+    def abandon(self) -> None:
+        """Close the file without an index, after a write that failed; readers scan what is there."""
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def close(self) -> None:
         """Write the index and close the file."""
