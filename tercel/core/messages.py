@@ -8,13 +8,17 @@ and each component says which values it can use.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+RADIATIONS = ("ultrasound", "infrared")
+BATTERY_STATUSES = ("unknown", "charging", "discharging", "not charging", "full")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +47,8 @@ class Message:
 class Image(Message):
     """One image. pixels: (H, W) or (H, W, C), in the dtype that the encoding names.
 
-    encoding: a ROS name: bgr8, rgb8, bgra8, rgba8, mono8, mono16, 16UC1 (depth in mm), 32FC1 (depth in m).
+    encoding: a ROS name: bgr8, rgb8, bgra8, rgba8, mono8, mono16, 16UC1 (depth in mm), 32FC1 (depth in m). What a
+    camera sends raw (bayer_rggb8, uyvy, nv12, rgb16, ...) hosts make bgr8 for ports of type Image.
     """
 
     pixels: Array
@@ -130,6 +135,48 @@ class NavSatFix(Message):
     latitude_deg: float
     longitude_deg: float
     altitude_m: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Range(Message):
+    """One distance along x of frame_id, within a cone. -inf: something closer than can be measured; inf: nothing.
+
+    radiation: "ultrasound" or "infrared" (lasers too). field_of_view_rad: the cone's full angle.
+    """
+
+    range_m: float
+    min_range_m: float
+    max_range_m: float
+    field_of_view_rad: float
+    radiation: str = "infrared"
+
+    def __post_init__(self) -> None:
+        if self.radiation not in RADIATIONS:
+            raise ValueError(f"Range.radiation is {self.radiation!r}, not one of {', '.join(RADIATIONS)}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatteryState(Message):
+    """A battery. NaN where it does not measure; current_a is negative while it discharges.
+
+    charge_fraction: 0 to 1 of capacity_ah. status: "unknown", "charging", "discharging", "not charging" or "full".
+    cell_voltages_v (N,) float32, empty where single cells are not measured.
+    """
+
+    voltage_v: float
+    current_a: float = math.nan
+    charge_ah: float = math.nan
+    capacity_ah: float = math.nan
+    charge_fraction: float = math.nan
+    temperature_c: float = math.nan
+    status: str = "unknown"
+    is_present: bool = True
+    cell_voltages_v: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __post_init__(self) -> None:
+        if self.status not in BATTERY_STATUSES:
+            raise ValueError(f"BatteryState.status is {self.status!r}, not one of {', '.join(BATTERY_STATUSES)}")
+        self._shape("cell_voltages_v", np.float32, None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,46 +1,79 @@
-"""Pixels and points inside ROS byte buffers: views where the layout allows it, copies where it does not."""
+"""sensor_msgs/Image of every encoding as pixels, and what components can use of it.
+
+Pixels are views of the message's bytes. Components know colour and grey of 8 bits and depth (16UC1 in mm, 32FC1 in m);
+what cameras send raw (Bayer, YUV, 16-bit colour) and compressed becomes BGR at one place, `image_for_ports`.
+"""
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
+from struct import Struct
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.errors import Rejected
-from tercel.core.messages import CompressedImage, Image, PointCloud
+from tercel.core.messages import CompressedImage, Image, Message
 
 Array = NDArray[Any]
 
-# sensor_msgs/image_encodings.hpp: numpy dtype and channels.
+# sensor_msgs/image_encodings.hpp: numpy dtype and channels. Names that it lacks but drivers use: nv12.
 ENCODINGS: dict[str, tuple[str, int]] = {
     "bgr8": ("u1", 3), "rgb8": ("u1", 3), "bgra8": ("u1", 4), "rgba8": ("u1", 4), "mono8": ("u1", 1),
-    "mono16": ("u2", 1), "8UC1": ("u1", 1), "8UC3": ("u1", 3), "16UC1": ("u2", 1), "32FC1": ("f4", 1),
+    "bgr16": ("u2", 3), "rgb16": ("u2", 3), "bgra16": ("u2", 4), "rgba16": ("u2", 4), "mono16": ("u2", 1),
+    "yuv422": ("u1", 2), "uyvy": ("u1", 2), "yuv422_yuy2": ("u1", 2), "yuyv": ("u1", 2),
+    "nv12": ("u1", 1), "nv21": ("u1", 1), "nv24": ("u1", 1),
+    **{f"bayer_{order}{bits}": (f"u{bits // 8}", 1) for order in ("rggb", "bggr", "gbrg", "grbg") for bits in (8, 16)},
 }  # fmt: skip
-
-# sensor_msgs/PointField: INT8 .. FLOAT64.
-_POINT_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+# OpenCV's types: "16UC1", and "16UC" for the same.
+_CV_TYPE = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C([1-9][0-9]?)?")
+_CV_DTYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
+# Rows of bytes for two rows of pixels: the colours of NV12 and NV21 lie behind the grey, one row for two; NV24's, two.
+_ROWS_FOR_TWO = {"nv12": 3, "nv21": 3, "nv24": 6}
 
 MAX_PIXELS = 1 << 27
-MAX_SWEEP_S = 10.0
+_DEPTH_HEADER = Struct("<iff")
+
+
+@lru_cache(maxsize=64)
+def encoding_layout(encoding: str) -> tuple[str, int]:
+    """The numpy dtype ("u1" .. "f8") and channels of an encoding. Raises Rejected if nobody has heard of it."""
+    if encoding in ENCODINGS:
+        return ENCODINGS[encoding]
+    match = _CV_TYPE.fullmatch(encoding)
+    if match is None:
+        raise Rejected(f"unknown image encoding {encoding[:32]!r}")
+    return _CV_DTYPES[match[1]], int(match[2] or 1)
+
+
+def rows_of(encoding: str, height: int) -> int:
+    """The rows of bytes in an image of so many rows of pixels: more than those where colours lie behind the grey."""
+    return height * _ROWS_FOR_TWO.get(encoding, 2) // 2
+
+
+def height_of(image: Image) -> int:
+    """The rows of pixels in an image, as ROS counts them."""
+    return len(image.pixels) * 2 // _ROWS_FOR_TWO.get(image.encoding, 2)
 
 
 def pixels_from_buffer(data: Array, *, height: int, width: int, step: int, encoding: str, big_endian: bool) -> Array:
     """Pixels (H, W) or (H, W, C) as a view of a ROS image's bytes, row padding left out.
 
-    Raises Rejected for an unknown encoding or a buffer shorter than the size it claims.
+    nv12 and nv21 give (H * 3 / 2, W), nv24 (H * 3, W), as OpenCV has them. Raises Rejected for an unknown encoding or a
+    buffer shorter than the size it claims.
     """
-    if encoding not in ENCODINGS:
-        raise Rejected("unknown image encoding")
-    code, channels = ENCODINGS[encoding]
+    code, channels = encoding_layout(encoding)
     dtype = np.dtype((">" if big_endian else "<") + code)
     row_bytes = width * channels * dtype.itemsize
     step = step or row_bytes
     if height <= 0 or width <= 0:
         raise Rejected("image without pixels")
-    if step < row_bytes or len(data) < step * (height - 1) + row_bytes:
+    rows = rows_of(encoding, height)
+    if step < row_bytes or len(data) < step * (rows - 1) + row_bytes:
         raise Rejected("image data shorter than its size says")
-    shape: tuple[int, ...] = (height, width)
+    shape: tuple[int, ...] = (rows, width)
     strides: tuple[int, ...] = (step, channels * dtype.itemsize)
     if channels > 1:
         shape, strides = (*shape, channels), (*strides, dtype.itemsize)
@@ -48,111 +81,102 @@ def pixels_from_buffer(data: Array, *, height: int, width: int, step: int, encod
     return view
 
 
-def _field_view(data: Array, count: int, fields: dict[str, tuple[int, str]], name: str, step: int, order: str) -> Array:
-    offset, code = fields[name]
-    view: Array = np.ndarray((count,), np.dtype(order + code), data.data, offset, (step,))
-    return view
+def image_for_ports(message: Message) -> Message:
+    """What a port of type Image gets of a message: a compressed image decoded, a raw one of a camera in colour.
 
-
-def cloud_from_pointcloud2(message: Any, stamp_ns: int, frame_id: str) -> PointCloud:
-    """A PointCloud of a sensor_msgs/PointCloud2 with any field order, padding, byte order or organisation.
-
-    x, y, z as adjacent float32 become a view; other layouts are copied. Intensity, ring and per-point time are found
-    under the names that drivers use. Raises Rejected for a cloud without x, y, z or a buffer that is too short.
+    Other messages, and images that components know, are returned as they are. Raises Rejected if it cannot be.
     """
-    fields: dict[str, tuple[int, str]] = {
-        f.name: (int(f.offset), _POINT_DTYPES[f.datatype]) for f in message.fields if f.datatype in _POINT_DTYPES
-    }
-    if not {"x", "y", "z"} <= fields.keys():
-        raise Rejected("point cloud without x, y, z")
-    step, width, height = int(message.point_step), int(message.width), int(message.height)
-    data = message.data
-    row_step = int(message.row_step) or width * step
-    if any(offset + np.dtype(code).itemsize > step for offset, code in fields.values()) or row_step < width * step:
-        raise Rejected("point cloud layout contradicts itself")
-    if len(data) < row_step * height:
-        raise Rejected("point cloud data shorter than its size says")
-    if row_step != width * step:  # padded rows: close them up, once
-        data = data[: row_step * height].reshape(height, row_step)[:, : width * step].reshape(-1)
-    count = width * height
-    if count == 0:
-        return PointCloud(stamp_ns=stamp_ns, frame_id=frame_id, points_m=np.zeros((0, 3)))
-    order = ">" if message.is_bigendian else "<"
-
-    (x, kind_x), (y, kind_y), (z, kind_z) = fields["x"], fields["y"], fields["z"]
-    if (y, z) == (x + 4, x + 8) and {kind_x, kind_y, kind_z} == {"f4"}:
-        points: Array = np.ndarray((count, 3), np.dtype(order + "f4"), data.data, x, (step, 4))
-    else:
-        points = np.stack([_field_view(data, count, fields, n, step, order) for n in "xyz"], axis=1)
-
-    def first_of(*names: str) -> str | None:
-        return next((name for name in names if name in fields), None)
-
-    intensity = first_of("intensity", "i", "reflectivity")
-    ring = first_of("ring", "channel", "line")
-    return PointCloud(
-        stamp_ns=stamp_ns,
-        frame_id=frame_id,
-        points_m=points,
-        intensity=None if intensity is None else _field_view(data, count, fields, intensity, step, order),
-        ring=None if ring is None else _field_view(data, count, fields, ring, step, order),
-        time_offset_s=_time_offsets_s(data, count, fields, first_of("time", "t", "timestamp"), step, order, stamp_ns),
-    )
+    if isinstance(message, CompressedImage):
+        return decompress(message)
+    return to_bgr8(message) if isinstance(message, Image) else message
 
 
-def _time_offsets_s(
-    data: Array, count: int, fields: dict[str, tuple[int, str]], name: str | None, step: int, order: str, stamp_ns: int
-) -> Array | None:
-    """Per-point time relative to the stamp, or None where it makes no sense.
+# The names of 8-bit colour that OpenCV's plain types stand for, as cv_bridge takes them.
+_PLAIN = {"8UC1": "mono8", "8UC": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC": "16UC1", "32FC": "32FC1"}
 
-    Drivers write float seconds, uint32 nanoseconds, or float64 since the epoch in seconds, micro- or nanoseconds; the
-    median tells which, since single points may be unset.
+
+def to_bgr8(image: Image) -> Image:
+    """A Bayer, YUV or 16-bit colour image as bgr8 (of 16 bits the upper 8); plain types under their usual name.
+
+    YUV is taken as cameras send it, BT.601 in video range. Other images are returned as they are. Raises Rejected where
+    the size does not fit the encoding.
     """
-    if name is None:
-        return None
-    values = _field_view(data, count, fields, name, step, order)
-    if values.dtype.kind in "ui":
-        seconds = values.astype(np.float64) * 1e-9
-    else:
-        middle = abs(float(np.median(values)))
-        unit_s = 1e-9 if middle > 1e17 else 1e-6 if middle > 1e14 else 1.0
-        seconds = values.astype(np.float64) * unit_s - (stamp_ns * 1e-9 if middle > 1e6 else 0.0)
-    if not np.median(np.abs(seconds)) < MAX_SWEEP_S:
-        return None
-    return np.where(np.abs(seconds) < MAX_SWEEP_S, seconds, np.nan).astype(np.float32)
+    encoding = image.encoding
+    if encoding in _PLAIN:
+        return Image(stamp_ns=image.stamp_ns, frame_id=image.frame_id, pixels=image.pixels, encoding=_PLAIN[encoding])
+    if encoding not in ENCODINGS or not encoding.startswith(("bayer_", "yuv", "uyvy", "yuyv", "nv", "rgb", "bgr")):
+        return image
+    if encoding.endswith("8") and not encoding.startswith("bayer_"):
+        return image
+    pixels = _colour(np.ascontiguousarray(image.pixels), encoding)
+    return Image(stamp_ns=image.stamp_ns, frame_id=image.frame_id, pixels=pixels, encoding="bgr8")
 
 
-def pointcloud2_buffer(cloud: PointCloud) -> tuple[Array, list[tuple[str, int, int]], int]:
-    """Bytes, fields (name, offset, PointField datatype) and point step of a cloud, as Velodyne's driver lays them."""
-    columns = [
-        ("intensity", cloud.intensity, "<f4", 7),
-        ("ring", cloud.ring, "<u2", 4),
-        ("time", cloud.time_offset_s, "<f4", 7),
-    ]
-    present = [column for column in columns if column[1] is not None]
-    layout = [("x", "<f4", 7), ("y", "<f4", 7), ("z", "<f4", 7), *((n, code, kind) for n, _, code, kind in present)]
-    dtype = np.dtype([(name, code) for name, code, _ in layout])
-    packed = np.empty(len(cloud.points_m), dtype)
-    for axis, name in enumerate("xyz"):
-        packed[name] = cloud.points_m[:, axis]
-    for name, values, _, _ in present:
-        packed[name] = values
-    offsets = np.cumsum([0, *(np.dtype(code).itemsize for _, code, _ in layout)]).tolist()
-    fields = [(name, offset, kind) for (name, _, kind), offset in zip(layout, offsets, strict=False)]
-    return packed.view(np.uint8), fields, dtype.itemsize
+def _colour(pixels: Array, encoding: str) -> Array:
+    """(H, W, 3) uint8 BGR of raw pixels."""
+    import cv2
+
+    if pixels.dtype.itemsize == 2:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if encoding == "nv24":
+        return _bgr_of_nv24(pixels)
+    # ROS names a Bayer pattern by its first two rows as they are read, OpenCV's long names do the same.
+    codes = {
+        "rgb16": cv2.COLOR_RGB2BGR, "rgba16": cv2.COLOR_RGBA2BGR, "bgra16": cv2.COLOR_BGRA2BGR,
+        "yuv422": cv2.COLOR_YUV2BGR_UYVY, "uyvy": cv2.COLOR_YUV2BGR_UYVY,
+        "yuv422_yuy2": cv2.COLOR_YUV2BGR_YUY2, "yuyv": cv2.COLOR_YUV2BGR_YUY2,
+        "nv12": cv2.COLOR_YUV2BGR_NV12, "nv21": cv2.COLOR_YUV2BGR_NV21,
+        "bayer_rggb": cv2.COLOR_BayerRGGB2BGR, "bayer_bggr": cv2.COLOR_BayerBGGR2BGR,
+        "bayer_gbrg": cv2.COLOR_BayerGBRG2BGR, "bayer_grbg": cv2.COLOR_BayerGRBG2BGR,
+    }  # fmt: skip
+    name = re.sub("(8|16)$", "", encoding) if encoding.startswith("bayer_") else encoding
+    if name == "bgr16":
+        return pixels
+    try:
+        return np.asarray(cv2.cvtColor(pixels, codes[name]))
+    except cv2.error:
+        raise Rejected(f"image size does not fit encoding {encoding}") from None
+
+
+def _bgr_of_nv24(pixels: Array) -> Array:
+    """OpenCV knows no NV24: grey, then two bytes of colour for each pixel. BT.601, video range."""
+    import cv2
+
+    height, width = len(pixels) // 3, pixels.shape[1]
+    yuv = np.dstack([pixels[:height], pixels[height:].reshape(height, width, 2)]).astype(np.float32)
+    bgr_of_yuv = np.array([[1.164, 2.018, 0.0], [1.164, -0.391, -0.813], [1.164, 0.0, 1.596]], np.float32)
+    offset = bgr_of_yuv @ np.array([-16.0, -128.0, -128.0], np.float32)
+    bgr = cv2.transform(yuv, np.column_stack([bgr_of_yuv, offset]))
+    return np.clip(np.rint(bgr), 0, 255).astype(np.uint8)
 
 
 def decompress(message: CompressedImage) -> Image:
-    """Decode a JPEG or PNG. Colour becomes bgr8, grey mono8, 16-bit 16UC1. Raises Rejected if it does not decode."""
+    """Decode a JPEG or PNG. Colour becomes bgr8, grey mono8, 16-bit 16UC1. Raises Rejected if it does not decode.
+
+    "32FC1; compressedDepth" becomes 32FC1 in metres: compressed_depth_image_transport stores a / depth + b as a 16-bit
+    PNG, and a and b before it.
+    """
+    is_depth = "compressedDepth" in message.format and len(message.data) > _DEPTH_HEADER.size
+    image = _decoded(message, message.data[_DEPTH_HEADER.size :] if is_depth else message.data)
+    if not is_depth or image.encoding != "16UC1" or not message.format.startswith("32FC1"):
+        return image
+    _, a, b = _DEPTH_HEADER.unpack(message.data[: _DEPTH_HEADER.size].tobytes())
+    stored = image.pixels.astype(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        depth_m = np.where(stored > 0, np.float32(a) / (stored - np.float32(b)), np.float32(np.nan))
+    return Image(stamp_ns=image.stamp_ns, frame_id=image.frame_id, pixels=depth_m, encoding="32FC1")
+
+
+def _decoded(message: CompressedImage, data: Array) -> Image:
     import cv2
 
-    size = _declared_size(message.data)
+    size = _declared_size(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise Rejected("compressed image is too large")
-    if _is_cut_off(message.data):
+    if _is_cut_off(data):
         raise Rejected("compressed image is cut off")
     try:
-        pixels = cv2.imdecode(message.data, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         pixels = None
     if pixels is None:
