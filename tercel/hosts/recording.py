@@ -293,7 +293,7 @@ class RecordingWriter:
         channel_id, known = self._channels.get(topic) or self._add_channel(topic, ros_type)
         if known != ros_type:
             raise ValueError(f"{topic} carries {known}, not {ros_type}")
-        self._writer.add_message(channel_id, log_time_ns, data, sequence=self._sequence[topic])
+        self._writer.add_message(channel_id, log_time_ns, memoryview(data), sequence=self._sequence[topic])
         self._sequence[topic] += 1
 
     def _add_channel(self, topic: str, ros_type: str) -> tuple[int, str]:
