@@ -186,8 +186,15 @@ def _changed(node: Node, changes: dict[str, Any]) -> Any:
     nobody may set."""
     wanted = {field.name: getattr(node.config, field.name) for field in fields(node.config)} | changes
     default = {field.name: field.default for field in fields(node.config)}
-    given = {name: value for name, value in wanted.items() if value is not default[name] and value != default[name]}
+    given = {name: value for name, value in wanted.items() if not _is_same(value, default[name])}
     return config_from_mapping(node.component.Config, given, where=node.name)
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Equal, and of one type: True is not 1."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other) and all(map(_is_same, value, other))
+    return type(value) is type(other) and bool(value == other)
 
 
 # --- ranges ------------------------------------------------------------------------------------------------------

@@ -197,6 +197,8 @@ def test_a_change_makes_another_graph_and_leaves_the_first() -> None:
     [
         ("near_m", "much", "near_m"),
         ("near_m", True, "near_m"),
+        ("cell_m", False, "cell_m"),
+        ("weights", (True, 2.0), "weights"),
         ("near_m", math.nan, "NaN"),
         ("weights", (1.0, math.nan), "NaN"),
         ("near_m", -1.0, "above 0"),
