@@ -264,13 +264,14 @@ function showComponents() {
     tables.components,
     () => {
       const row = cellsOf(["", "state", "n", "n", "n", "n", "n", "n"]);
-      row.children[0].append(element("span"), element("small"));
+      row.children[0].append(element("span"), " ", element("small"));
       return row;
     },
     (row, part) => {
       row.classList.toggle("gone", part.level === "stale");
-      say(row.children[0].children[0], part.name);
-      say(row.children[0].children[1], part.kind || (part.is_measured ? "" : part.message));
+      const [node, ...rest] = part.name.split(": "); // "node: component", as live hosts name them
+      say(row.children[0].children[0], rest.join(": ") || node);
+      say(row.children[0].children[1], rest.length ? node : part.message);
       row.children[0].title = `${part.name} ${part.kind}: ${part.message}`;
       row.children[1].className = `state level-${part.level}`;
       const lost = part.dropped === null && part.rejected === null ? null : (part.dropped || 0) + (part.rejected || 0);
@@ -301,11 +302,12 @@ function showAlarms() {
   list.replaceChildren(...on.map((alarm) => alarmItem(alarm, `since ${clock(alarm.for_s)} (${span(alarm.for_s)})`)));
   over.replaceChildren(...past.map((alarm) => alarmItem(alarm, `${clock(alarm.ended_s + alarm.for_s)}, for ${span(alarm.for_s)}`)));
   $("#alarms h3").hidden = !past.length;
-  $("#alarms .none").hidden = on.length > 0 || !tables.topics.length;
+  $("#alarms .none").hidden = on.length > 0;
   say($("#alarms [data-part=note]"), on.length ? `${on.length} now` : "");
   const verdict = $("#verdict");
   const nothing = !tables.topics.some((topic) => topic.count);
-  const level = on.length ? on[0].level : nothing ? "none" : "ok";
+  say($("#alarms .none"), nothing ? "Nothing has come yet" : "Nothing is wrong");
+  const level = on.length ? on[0].level : nothing ? "idle" : "ok";
   if (verdict.className !== `verdict ${level}`) verdict.className = `verdict ${level}`;
   const worst = on[0];
   if (worst) {
@@ -337,7 +339,7 @@ function showOffload() {
     ...fates.map((fate) => {
       const item = element("li", "", kindOf(fate));
       const count = element("b", String(told.fates[fate]));
-      count.append(element("small", total ? `${((100 * told.fates[fate]) / total).toFixed(0)} %` : ""));
+      count.append(" ", element("small", total ? `${((100 * told.fates[fate]) / total).toFixed(0)} %` : ""));
       item.append(count, element("span", FATE_WORDS[kindOf(fate)] || fate));
       return item;
     }),

@@ -71,7 +71,7 @@ def make_access(host: str, token_file: Path | None) -> Access:
 
 
 def is_foreign(headers: Message) -> bool:
-    """Whether a browser says that another site's page asks (Fetch Metadata); following a link to us is no such thing."""
+    """Whether a browser says that another site's page asks (Fetch Metadata). To follow a link to us is allowed."""
     site = headers.get("Sec-Fetch-Site", "none")
     return site not in ("none", "same-origin") and headers.get("Sec-Fetch-Mode") != "navigate"
 

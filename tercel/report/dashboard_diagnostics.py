@@ -104,7 +104,7 @@ class Diagnosis:
         """What the newest statuses complain of, and who has fallen silent."""
         for name, heard in self.heard.items():
             if now_ns - heard.at_ns > SILENT_AFTER_NS:
-                yield Alarm(name, "stale", "says nothing any more", since_ns=heard.at_ns)
+                yield Alarm(name, "stale", _silent_words(heard.status), since_ns=heard.at_ns)
             elif heard.status.level != "ok":
                 yield Alarm(name, heard.status.level, heard.status.message or "no reason is given")
         for reason in self.unreadable:
@@ -123,7 +123,7 @@ class Diagnosis:
                     "name": name,
                     "kind": values.get("component", ""),
                     "level": "stale" if silent else heard.status.level,
-                    "message": "says nothing any more" if silent else heard.status.message,
+                    "message": _silent_words(heard.status) if silent else heard.status.message,
                     "age_s": round((now_ns - heard.at_ns) / 1e9, 1),
                     "is_measured": "received" in values,
                     "reasons": _reasons(values),
@@ -186,6 +186,11 @@ class OffloadHistory:
             "response_p90_ms": self._other["response_ms.p90"],
             "age_s": round((now_ns - self._at_ns) / 1e9, 1),
         }
+
+
+def _silent_words(status: Status) -> str:
+    last = f"; the last was: {status.message}" if status.level != "ok" else ""
+    return f"says nothing any more{last}"
 
 
 def number_of(text: str | None) -> float | None:

@@ -95,8 +95,7 @@ class RecordingFeed:
 
     def _play(self) -> None:
         span_s = (self._recording.end_ns - self._recording.start_ns) / 1e9
-        while not self._ended.is_set():
-            self._player.play(self._ended, progress=lambda share: self._state.progress(share * span_s, span_s))
+        self._player.play(self._ended, rounds=None, progress=lambda share: self._state.progress(share * span_s, span_s))
 
     def __enter__(self) -> RecordingFeed:
         self._feed.look()

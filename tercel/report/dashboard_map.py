@@ -279,8 +279,9 @@ def _rows(tracks: Tracks3D, map_T_frame: Array | None) -> list[list[Any]]:
     """Boxes as the page draws them: the four corners on the ground, hue in degrees, words."""
     if map_T_frame is None:
         return []
-    corners = geometry.box_corners(tracks.centers_m, tracks.sizes_m, tracks.yaws_rad)[:, :4]
-    corners = corners @ map_T_frame[:3, :3].T + map_T_frame[:3, 3]
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out below
+        corners = geometry.box_corners(tracks.centers_m, tracks.sizes_m, tracks.yaws_rad)[:, :4]
+        corners = corners @ map_T_frame[:3, :3].T + map_T_frame[:3, 3]
     flat = corners[:, :, :2].reshape(-1, 8)
     rows = np.flatnonzero(np.isfinite(flat).all(axis=1) & (np.abs(flat) < 1e6).all(axis=1))[:MAX_BOXES].tolist()
     return [

@@ -1,0 +1,420 @@
+"""What the dashboard shows, from serialised messages: rates, alarms, offload decisions, pictures and the map."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercel.core.messages import CompressedImage
+from tercel.report.dashboard_alarms import MAX_PAST, Alarm, Alarms
+from tercel.report.dashboard_blob import blob, split_blob
+from tercel.report.dashboard_map import MAX_PATH, UNIT_M, Way
+from tercel.report.dashboard_state import DashboardState
+from tercel.report.dashboard_topics import MAX_TOPICS, Topic, peek_stamp_ns
+from tercel.ros.diagnostics import DIAGNOSTICS_TYPE
+from tests.scenarios import dashboard_robot as robot
+
+MS = 1_000_000
+S = 1_000_000_000
+WALL_NS = 1_700_000_000 * S
+
+
+def driven(seconds: float, *, rate_hz: int = 10, state: DashboardState | None = None, **changes: Any) -> DashboardState:
+    """A state after so many seconds of the made-up drive; ticks come as often as messages."""
+    state = state or DashboardState("test")
+    for step in range(round(seconds * rate_hz)):
+        now_ns = S + step * S // rate_hz
+        for topic, ros_type, data in robot.drive(step, WALL_NS + now_ns, **changes):
+            state.receive(topic, ros_type, data, now_ns, WALL_NS + now_ns + 20 * MS)
+        state.tick(now_ns)
+    return state
+
+
+def told(state: DashboardState, now_ns: int, *rows: robot.Row) -> None:
+    state.receive("/diagnostics", DIAGNOSTICS_TYPE, robot.diagnostics(rows), now_ns, WALL_NS + now_ns)
+    state.tick(now_ns)
+
+
+# --- topics ---
+
+
+def test_rate_and_latency_are_those_of_the_messages() -> None:
+    state = driven(6)
+    rows = {row["name"]: row for row in state.tables(7 * S)["topics"]}
+    assert rows["/camera/image"]["rate_hz"] == pytest.approx(10.0, abs=0.5)
+    assert rows["/camera/image"]["latency_ms"] == pytest.approx(20.0, abs=0.1)
+    size = robot.WIDTH_PX * robot.HEIGHT_PX * 3
+    assert rows["/camera/image"]["rate_bytes"] == pytest.approx(10 * size, rel=0.1)
+    assert rows["/camera/image"]["count"] == 60
+
+
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=300),
+)
+def test_the_rate_is_the_count_of_the_last_whole_half_seconds(gaps_ms: list[int]) -> None:
+    topic = Topic("/t", "std_msgs/msg/String")
+    arrivals = np.cumsum(gaps_ms) * MS
+    for at_ns in arrivals.tolist():
+        topic.arrive(b"abcd", at_ns, at_ns)
+    now_ns = int(arrivals[-1])
+    rate_hz, rate_bytes = topic.rates(now_ns)
+    end = now_ns // (S // 2) * (S // 2)
+    begin = max(end - 5 * S, int(arrivals[0]) // (S // 2) * (S // 2))
+    wanted = ((arrivals >= begin) & (arrivals < end)).sum() / ((end - begin) / S) if end > begin else 0.0
+    assert rate_hz == pytest.approx(wanted)
+    assert rate_bytes == pytest.approx(4 * wanted)
+
+
+def test_stamps_of_another_clock_give_no_latency() -> None:
+    topic = Topic("/camera/image", "sensor_msgs/msg/Image")
+    _, data = robot.data_of(robot.picture(0, 5 * S))
+    topic.arrive(data, S, WALL_NS)
+    assert topic.row(S)["latency_ms"] is None
+
+
+def test_a_header_is_read_in_either_byte_order_and_never_beyond_the_end() -> None:
+    little = bytes([0, 1, 0, 0]) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little")
+    big = bytes([0, 0, 0, 0]) + (7).to_bytes(4, "big") + (9).to_bytes(4, "big")
+    assert peek_stamp_ns("sensor_msgs/msg/Imu", little) == peek_stamp_ns("sensor_msgs/msg/Imu", big) == 7 * S + 9
+    assert peek_stamp_ns("sensor_msgs/msg/Imu", little[:11]) is None
+    assert peek_stamp_ns("std_msgs/msg/String", little) is None
+
+
+def test_topics_beyond_the_limit_are_counted_not_kept() -> None:
+    state = DashboardState("test")
+    for index in range(MAX_TOPICS + 25):
+        state.receive(f"/t{index}", "std_msgs/msg/String", b"", S, WALL_NS)
+    tables = state.tables(S)
+    assert len(tables["topics"]) == MAX_TOPICS
+    assert tables["left_out"] == 25
+
+
+# --- alarms ---
+
+
+def test_a_topic_that_stops_is_an_alarm_since_its_last_message() -> None:
+    state = driven(3)
+    last_ns = S + 29 * S // 10
+    state.tick(last_ns + 1 * S)
+    assert state.tables(last_ns + 1 * S)["alarms"] == []
+    state.tick(last_ns + 4 * S)
+    alarms = {row["subject"]: row for row in state.tables(last_ns + 4 * S)["alarms"]}
+    assert alarms["/camera/image"] == {
+        "subject": "/camera/image", "level": "stale", "text": "has stopped", "for_s": 4.0,
+    }  # fmt: skip
+
+
+def test_an_alarm_that_ends_is_remembered_with_its_duration() -> None:
+    state = driven(3)
+    state.tick(8 * S)
+    assert state.tables(8 * S)["alarms"]
+    for topic, ros_type, data in robot.drive(40, WALL_NS):
+        state.receive(topic, ros_type, data, 9 * S, WALL_NS)
+    state.tick(9 * S)
+    tables = state.tables(9 * S)
+    assert tables["alarms"] == []
+    camera = next(row for row in tables["past_alarms"] if row["subject"] == "/camera/image")
+    assert camera["for_s"] == pytest.approx(9 - 3.9, abs=0.11)
+
+
+def test_a_latched_or_rare_topic_never_counts_as_stopped() -> None:
+    state = DashboardState("test")
+    ros_type, data = robot.data_of(robot.static_frames(0))
+    state.receive("/tf_static", ros_type, data, S, WALL_NS)
+    for second in range(0, 60, 20):  # three messages, twenty seconds apart
+        state.receive("/rare", "std_msgs/msg/String", b"", second * S, WALL_NS)
+    state.tick(1000 * S)
+    assert state.tables(1000 * S)["alarms"] == []
+
+
+def test_a_topic_that_nobody_offers_any_more_says_so() -> None:
+    state = driven(3)
+    state.offered({}, [])
+    state.tick(20 * S)
+    texts = {row["text"] for row in state.tables(20 * S)["alarms"]}
+    assert texts == {"has stopped; nobody publishes it any more"}
+
+
+def test_a_failed_component_is_an_error_since_it_first_said_so_and_before_warnings() -> None:
+    state = DashboardState("test")
+    good = robot.component("detector", "CameraDetector", 10.0)
+    slow = robot.component("tracker", "Tracker2D", 10.0, level=1, message="slow")
+    bad = robot.component("detector", "CameraDetector", 0.0, level=2, message="failed: ValueError: no")
+    told(state, 1 * S, good, slow)
+    told(state, 2 * S, bad, slow)
+    told(state, 5 * S, bad, slow)
+    alarms = state.tables(5 * S)["alarms"]
+    assert [(a["subject"], a["level"], a["for_s"]) for a in alarms] == [
+        ("robot: detector", "error", 3.0), ("robot: tracker", "warn", 4.0),
+    ]  # fmt: skip
+    assert alarms[0]["text"] == "failed: ValueError: no"
+
+
+def test_who_falls_silent_is_stale_and_what_it_last_complained_of_is_kept() -> None:
+    state = DashboardState("test")
+    told(state, S, robot.component("detector", "CameraDetector", 0.0, level=2, message="failed: ValueError"))
+    state.tick(10 * S)
+    tables = state.tables(10 * S)
+    (alarm,) = [row for row in tables["alarms"] if row["subject"] == "robot: detector"]
+    assert alarm["level"] == "stale"
+    assert alarm["text"] == "says nothing any more; the last was: failed: ValueError"
+    assert alarm["for_s"] == 9.0
+    assert tables["components"][0]["level"] == "stale"
+
+
+def test_garbage_as_diagnostics_is_counted_named_and_survived() -> None:
+    state = DashboardState("test")
+    for data in (b"", b"\0\1\0\0", b"\0\1\0\0" + b"\xff" * 400, bytes(2 << 20)):
+        state.receive("/diagnostics", DIAGNOSTICS_TYPE, data, S, WALL_NS)
+    told(state, S, robot.component("detector", "CameraDetector", 10.0))
+    tables = state.tables(S)
+    assert [row["name"] for row in tables["components"]] == ["robot: detector"]
+    assert {row["subject"] for row in tables["alarms"]} == {"/diagnostics"}
+
+
+def test_alarms_past_are_bounded() -> None:
+    alarms = Alarms()
+    for index in range(3 * MAX_PAST):
+        alarms.update({f"/t{index}": Alarm(f"/t{index}", "warn", "slow")}, index * S)
+    rows = alarms.past_rows(100 * S)
+    assert len(rows) == MAX_PAST
+    assert rows[0]["subject"] == f"/t{3 * MAX_PAST - 2}"
+
+
+# --- components and offload ---
+
+
+def test_a_component_shows_the_numbers_of_its_host() -> None:
+    state = DashboardState("test")
+    told(state, S, robot.component("detector", "CameraDetector", 9.5, lost=4))
+    (row,) = state.tables(S)["components"]
+    assert (row["kind"], row["rate_hz"], row["latency_ms_p50"], row["took_ms_p50"]) == (
+        "CameraDetector",
+        9.5,
+        12.5,
+        8.25,
+    )
+    assert row["dropped"] == 4
+    assert row["reasons"] == ["image: dropped, queue full: 4"]
+
+
+def test_a_number_that_is_none_or_no_number_is_not_shown() -> None:
+    state = DashboardState("test")
+    told(state, S, (0, "other: camera", "fine", {"rate_hz": "nan", "latency_ms.p50": "fast"}))
+    (row,) = state.tables(S)["components"]
+    assert row["rate_hz"] is row["latency_ms_p50"] is row["dropped"] is None
+    json.dumps(state.tables(S), allow_nan=False)
+
+
+def test_offload_decisions_are_counted_by_fate_policy_and_second() -> None:
+    state = DashboardState("test")
+    told(state, 10 * S, robot.offload({"done-edge": 5, "done-cloud": 7, "late": 0}))
+    told(state, 11 * S, robot.offload({"done-edge": 6, "done-cloud": 9, "late": 0}))
+    told(state, 13 * S, robot.offload({"done-edge": 6, "done-cloud": 9, "late": 1}))
+    offload = state.tables(13 * S)["offload"]
+    assert offload["fates"] == {"done-edge": 6, "done-cloud": 9, "late": 1}
+    assert offload["policies"] == {"tercel": {"done-edge": 6, "done-cloud": 9, "late": 1}}
+    assert offload["line"]["done-edge"][-3:] == [1, 0, 0]
+    assert offload["line"]["done-cloud"][-3:] == [2, 0, 0]
+    assert offload["line"]["late"][-3:] == [0, 0, 1]
+    assert sum(map(sum, offload["line"].values())) == 4  # what came before we looked has no time
+
+
+def test_a_manager_that_begins_anew_does_not_count_backwards() -> None:
+    state = DashboardState("test")
+    told(state, 10 * S, robot.offload({"done-edge": 500}))
+    told(state, 11 * S, robot.offload({"done-edge": 3}))
+    offload = state.tables(11 * S)["offload"]
+    assert offload["fates"] == {"done-edge": 3}
+    assert offload["line"]["done-edge"][-1] == 3
+
+
+# --- camera ---
+
+
+def test_the_picture_shown_is_the_one_that_its_boxes_were_found_in() -> None:
+    state = DashboardState("test")
+    for step in range(6):  # boxes come two pictures late
+        now_ns = S + step * 100 * MS
+        for message, topic in (
+            (robot.picture(step, now_ns), "/camera/image"),
+            (robot.tracks_2d(step - 2, now_ns - 200 * MS), "/tracks_2d"),
+        ):
+            ros_type, data = robot.data_of(message)
+            state.receive(topic, ros_type, data, now_ns, now_ns)
+        state.tick(now_ns)
+    answer = state.camera("/camera/image", S + 500 * MS)
+    assert answer is not None
+    head, jpeg = split_blob(answer)
+    ((x0, _y0, x1, _y1, _hue, identity, words),) = head["boxes"]
+    assert (identity, words, head["boxes_topic"]) == (7, "car 0.90", "/tracks_2d")
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels.shape == (robot.HEIGHT_PX, robot.WIDTH_PX, 3)
+    red = (pixels[:, :, 2] > 150) & (pixels[:, :, 1] < 100)
+    columns = np.flatnonzero(red.any(axis=0))
+    assert (columns[0], columns[-1] + 1) == (pytest.approx(x0, abs=2), pytest.approx(x1, abs=2))
+
+
+def test_stale_boxes_are_not_drawn_over_new_pictures() -> None:
+    state = DashboardState("test")
+    ros_type, data = robot.data_of(robot.tracks_2d(0, S))
+    state.receive("/tracks_2d", ros_type, data, S, S)
+    ros_type, data = robot.data_of(robot.picture(0, 9 * S))
+    state.receive("/camera/image", ros_type, data, 9 * S, 9 * S)
+    state.tick(9 * S)
+    head, _ = split_blob(state.camera("/camera/image", 9 * S) or b"")
+    assert head["boxes"] == []
+
+
+def test_large_pictures_are_shrunk_and_boxes_stay_in_the_originals_pixels() -> None:
+    state = DashboardState("test")
+    big = cv2.imencode(".png", np.zeros((1080, 1920, 3), np.uint8))[1].reshape(-1)
+    ros_type, data = robot.data_of(CompressedImage(stamp_ns=S, frame_id="camera", format="png", data=big))
+    state.receive("/camera", ros_type, data, S, S)
+    state.tick(S)
+    head, jpeg = split_blob(state.camera("/camera", S) or b"")
+    assert (head["width_px"], head["height_px"]) == (1920, 1080)
+    assert cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR).shape == (540, 960, 3)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise"])
+def test_a_damaged_picture_is_named_not_drawn(damage: str) -> None:
+    state = DashboardState("test")
+    jpeg = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].reshape(-1)
+    jpeg = jpeg[: len(jpeg) // 2] if damage == "cut" else np.full(500, 7, np.uint8)
+    ros_type, data = robot.data_of(CompressedImage(stamp_ns=S, frame_id="camera", format="jpeg", data=jpeg))
+    state.receive("/camera", ros_type, data, S, S)
+    state.tick(S)
+    head, body = split_blob(state.camera("/camera", S) or b"")
+    assert "compressed image" in head["problem"]
+    assert body == b""
+
+
+def test_a_topic_that_is_no_camera_has_no_picture() -> None:
+    assert driven(0.2).camera("/lidar/points", S) is None
+
+
+# --- map ---
+
+
+def map_of(state: DashboardState, now_ns: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """The map's JSON, path (N, 2) and points (M, 2) in metres."""
+    head, body = split_blob(state.map(None, now_ns))
+    path = np.frombuffer(body, "<f4", 2 * head["path"]).reshape(-1, 2)
+    points = np.frombuffer(body, "<i2", 2 * head["points"], 8 * head["path"]).reshape(-1, 2)
+    assert len(body) == 8 * head["path"] + 5 * head["points"]
+    return head, path, points * UNIT_M + np.array(head["origin"])
+
+
+def test_sweep_boxes_and_path_lie_where_the_transforms_say() -> None:
+    state = driven(3)
+    head, path, points = map_of(state, 4 * S)
+    assert head["notes"] == []
+    assert head["pose"] == pytest.approx([14.5, 0.0, 0.0])
+    assert path[0] == pytest.approx([0.0, 0.0])
+    assert path[-1] == pytest.approx([14.5, 0.0])
+    assert points[:, 0].max() == pytest.approx(24.5, abs=0.05)  # the wall, ten metres ahead of the last pose
+    (box,) = head["boxes"]
+    corners = np.array(box[:8]).reshape(4, 2)
+    assert corners.mean(axis=0) == pytest.approx([12.0, 4.0], abs=0.02)
+    assert np.linalg.norm(corners[0] - corners[1]) == pytest.approx(4.0, abs=0.03)
+    assert box[9] == "3"
+
+
+def test_a_sweep_that_no_transform_connects_is_named_not_drawn_at_a_guess() -> None:
+    state = DashboardState("test")
+    for step in range(5):
+        now_ns = S + step * 100 * MS
+        for topic, ros_type, data in robot.drive(step, WALL_NS + now_ns):
+            if topic != "/tf_static":
+                state.receive(topic, ros_type, data, now_ns, WALL_NS + now_ns)
+        state.tick(now_ns)
+    head, path, points = map_of(state, 2 * S)
+    assert len(points) == 0
+    assert len(path) > 0
+    assert head["notes"] == ["/lidar/points is not drawn: no transform from lidar to odom"]
+
+
+def test_without_odometry_the_sweep_is_shown_in_its_own_frame() -> None:
+    state = DashboardState("test")
+    ros_type, data = robot.data_of(robot.sweep(S))
+    state.receive("/lidar/points", ros_type, data, S, S)
+    state.tick(S)
+    head, _, points = map_of(state, S)
+    assert (head["frame"], head["pose"]) == ("lidar", None)
+    assert points[:, 0].max() == pytest.approx(10.0, abs=0.05)
+
+
+def test_with_nothing_to_show_the_map_says_so() -> None:
+    head, _ = split_blob(DashboardState("test").map(None, S))
+    assert head["frame"] is None
+
+
+@given(st.lists(st.floats(0.01, 5.0), min_size=1, max_size=3000))
+def test_the_path_is_bounded_and_keeps_its_shape(steps_m: list[float]) -> None:
+    way = Way("/odometry")
+    along = np.cumsum(steps_m)
+    for index, x in enumerate(along.tolist()):
+        pose = robot.pose(0, S + index)
+        pose.frame_T_child[0, 3] = x
+        way.add(pose, S + index)
+    places = np.array(way.path_m)[:, 0]
+    assert len(places) <= MAX_PATH
+    assert (np.diff(places) > 0).all()
+    assert np.abs(along[:, None] - places[None]).min(axis=1).max() <= max(2 * way.step_m, max(steps_m))
+
+
+def test_a_clock_set_back_begins_a_new_path() -> None:
+    way = Way("/odometry")
+    for step in range(10):
+        way.add(robot.pose(step, 100 * S + step), S)
+    way.add(robot.pose(0, 50 * S), S)
+    assert len(way.path_m) == 1
+
+
+# --- the whole ---
+
+
+@given(st.lists(st.tuples(st.sampled_from(range(7)), st.binary(max_size=200)), max_size=40))
+def test_garbage_on_any_topic_is_survived(messages: list[tuple[int, bytes]]) -> None:
+    state = driven(0.3)
+    types = [(topic, ros_type) for topic, ros_type, _ in robot.drive(0, 0)] + [("/diagnostics", DIAGNOSTICS_TYPE)]
+    for index, data in messages:
+        state.receive(*types[index], data, 2 * S, WALL_NS)
+    state.tick(2 * S)
+    json.dumps(state.tables(2 * S), allow_nan=False)
+    assert state.camera("/camera/image", 2 * S) is not None
+    split_blob(state.map(None, 2 * S))
+
+
+def test_nan_in_boxes_and_poses_is_left_out() -> None:
+    state = driven(0.5)
+    tracks = robot.tracks_2d(4, WALL_NS + S + 400 * MS)
+    tracks.boxes_xyxy_px[:] = np.nan
+    boxes = robot.tracks_3d(WALL_NS + S)
+    boxes.centers_m[:] = np.inf
+    pose = robot.pose(0, WALL_NS + 2 * S)
+    pose.frame_T_child[0, 3] = np.nan
+    for topic, message in (("/tracks_2d", tracks), ("/tracks_3d", boxes), ("/odometry", pose)):
+        ros_type, data = robot.data_of(message)
+        state.receive(topic, ros_type, data, 2 * S, WALL_NS + 2 * S)
+    state.tick(2 * S)
+    head, _ = split_blob(state.camera("/camera/image", 2 * S) or b"")
+    assert head["boxes"] == []
+    map_head, _, _ = map_of(state, 2 * S)
+    assert map_head["boxes"] == []
+    assert np.isfinite(map_head["pose"]).all()
+
+
+@given(st.binary(max_size=100), st.text(max_size=50))
+def test_a_blob_comes_apart_as_it_was_put_together(body: bytes, text: str) -> None:
+    data = blob({"text": text}, body)
+    head, rest = split_blob(data)
+    assert (head, rest) == ({"text": text}, body)
+    assert (len(data) - len(body)) % 4 == 0
