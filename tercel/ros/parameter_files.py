@@ -26,9 +26,10 @@ from ruamel.yaml.error import YAMLError
 
 from tercel.core.errors import UserError
 from tercel.hosts.graph import Graph
-from tercel.ros.parameters import Parameter, declare
+from tercel.ros.parameters import Parameter, apply, declare
 
 MAX_FILE_BYTES = 1 << 20
+HOST_PARAMETERS = ("use_sim_time", "offload.policy")
 _KEY = "ros__parameters"
 
 
@@ -73,6 +74,19 @@ def read_parameter_file(path: Path, node: str = "/tercel") -> dict[str, Any]:
     if not found:
         raise UserError(f"{path}: there is no {_KEY} in it: see `{node}: {{{_KEY}: {{...}}}}`")
     return changes
+
+
+def graph_with_file(graph: Graph, path: Path, node: str = "/tercel") -> tuple[Graph, dict[str, Any]]:
+    """A graph with what a parameter file says of its components, and what it says of the host's own parameters.
+
+    Raises UserError for a file that cannot be used, an unknown parameter, and a value that a component refuses.
+    """
+    said = read_parameter_file(path, node)
+    own = {name: said.pop(name) for name in HOST_PARAMETERS if name in said}
+    try:
+        return apply(graph, said), own
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _comment(parameter: Parameter, width: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tercel.core.errors import UserError, nearest_hint
 from tercel.hosts.graph import Graph
 from tercel.ros.answering import serve
-from tercel.ros.parameters import Kind, Parameter, apply, declare, names, values
+from tercel.ros.parameters import Kind, Parameter, apply, declare, names, unknown, values
 from tercel.ros.service_types import make
 from tercel.ros.store import STORE
 from tercel.ros.transport import COMMAND, Transport
@@ -110,7 +110,7 @@ class HostParameters:
             before = self.values()
             for name in changes:
                 if name not in before:
-                    raise UserError(f"no parameter {name!r}; {nearest_hint(name, before)}")
+                    raise unknown(name, before)
             own = {name: value for name, value in changes.items() if name in self._own}
             for name, value in own.items():
                 self._check_own(name, value)

@@ -24,6 +24,8 @@ from tercel.ros.config_texts import field_texts
 MOST = 2**31 - 1
 """No number of a graph file may be larger; see `config_from_mapping`."""
 
+MOST_HINT_CHARS = 200
+
 
 class Kind(IntEnum):
     """A parameter's type, as rcl_interfaces/msg/ParameterType numbers it."""
@@ -163,7 +165,7 @@ def apply(graph: Graph, changes: Mapping[str, Any]) -> Graph:
     by_node: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         if name not in known:
-            raise UserError(f"no parameter {name!r}; {nearest_hint(name, known)}")
+            raise unknown(name, known)
         node, field = known[name]
         kind = _shapes(node.component.Config)[field].kind
         prepared = _as_kind(kind, value)
@@ -175,6 +177,13 @@ def apply(graph: Graph, changes: Mapping[str, Any]) -> Graph:
         for node in graph.nodes
     )
     return replace(graph, nodes=nodes)
+
+
+def unknown(name: str, known: Collection[str]) -> UserError:
+    """The error of one who asks for a parameter that is not there. There may be a hundred: not all are told."""
+    hint = nearest_hint(name, known)
+    told = hint if len(hint) < MOST_HINT_CHARS else f"there are {len(known)}: ros2 param list"
+    return UserError(f"no parameter {name!r}; {told}")
 
 
 def _items(value: Any) -> tuple[Any, ...]:

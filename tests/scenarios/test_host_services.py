@@ -6,12 +6,14 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,24 @@ import numpy as np
 import pytest
 from mcap.reader import make_reader
 
-from tercel.hosts.graph import graph_files
+from offload.models import always_one
+from perception.runtime import load_network
+from tercel.core.component import Component, Input, Output, on
+from tercel.core.messages import Imu, Message, NextLook
+from tercel.hosts.graph import Graph, Node, graph_files, load_graph
+from tercel.hosts.live import LiveHost
+from tercel.hosts.networks import offloaded
 from tercel.hosts.recording import open_recording
+from tercel.ros.convert import encode
+from tercel.ros.host_services import offer_node
+from tercel.ros.local import LocalTransport
+from tercel.ros.parameter_files import graph_with_file
+from tercel.ros.parameter_services import offload_policy
+from tercel.ros.parameters import values
 from tercel.ros.service_types import make, make_request, read_response
 from tercel.ros.store import STORE
 from tercel.ros.transport import COMMAND, SENSOR, Identity, Transport, open_transport
+from tests.scenarios.offload_live import write_models, write_setup
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NODE = "/robot1/tercel"
@@ -47,8 +62,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def configs(kind: str, folder: Path) -> tuple[Path, Path]:
+def configs(kind: str, folder: Path) -> tuple[Path | None, Path | None]:
     """The robot's and the user's configuration: they meet on loopback, and nobody else."""
+    if kind == "ros2":
+        return None, None
     suffix = "json5" if kind == "zenoh" else "xml"
     robot, user = folder / f"robot.{suffix}", folder / f"user.{suffix}"
     if kind == "zenoh":
@@ -64,8 +81,9 @@ def configs(kind: str, folder: Path) -> tuple[Path, Path]:
 class User:
     """Somebody with the ROS command line, on a wire of their own with the robot's process."""
 
-    def __init__(self, transport: Transport, robot: subprocess.Popen[bytes], folder: Path) -> None:
+    def __init__(self, transport: Transport, robot: Any, folder: Path, domain: int) -> None:
         self.transport = transport
+        self.domain = domain
         self.robot = robot
         self.folder = folder
 
@@ -113,13 +131,14 @@ def meeting(kind: str, folder: Path) -> Iterator[User]:
     robot_config, user_config = configs(kind, folder)
     domain = 100 + int.from_bytes(os.urandom(1), "little") % 100
     program = [sys.executable, str(REPOSITORY / "tests" / "scenarios" / "host_node.py")]
-    arguments = [kind, str(domain), str(robot_config), str(folder / "recordings"), str(LIDAR_GRAPH)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OPENBLAS_NUM_THREADS": "1"}
+    arguments = [kind, str(domain), str(robot_config or ""), str(folder / "recordings"), str(LIDAR_GRAPH)]
+    python_path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
+    environment = {**os.environ, "PYTHONPATH": python_path, "OPENBLAS_NUM_THREADS": "1"}
     with (folder / "robot.log").open("wb") as log:
         robot = subprocess.Popen([*program, *arguments], stderr=log, cwd=folder, env=environment)
     try:
         with open_transport(kind, Identity("user", "/", domain), config=user_config) as transport:  # type: ignore[arg-type]
-            user = User(transport, robot, folder)
+            user = User(transport, robot, folder, domain)
             ends_s = time.monotonic() + 30.0
             while True:
                 assert robot.poll() is None, (folder / "robot.log").read_text()
@@ -134,14 +153,17 @@ def meeting(kind: str, folder: Path) -> Iterator[User]:
         robot.wait()
 
 
-@pytest.fixture(params=["zenoh", "dds"])
+@pytest.fixture(params=["zenoh", "dds", "ros2"])
 def user(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[User]:
-    kind = request.param
-    module = {"zenoh": "zenoh", "dds": "cyclonedds"}[kind]
-    if importlib.util.find_spec(module) is None or importlib.util.find_spec(f"tercel.ros.{kind}") is None:
-        pytest.skip(f"{module} is not installed")
-    with meeting(kind, tmp_path) as made:
+    require(request.param)
+    with meeting(request.param, tmp_path) as made:
         yield made
+
+
+def require(kind: str) -> None:
+    module = {"zenoh": "zenoh", "dds": "cyclonedds", "ros2": "rclpy"}[kind]
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +171,14 @@ def clouds(world: Path) -> list[bytes]:
     """The sweeps of a simulated street, as CDR bytes."""
     recording = open_recording(world)
     return [bytes(recorded.raw) for recorded in recording.messages(["/lidar/points"])]
+
+
+def assert_are(recorded: list[bytes], sent: list[bytes]) -> None:
+    """Byte for byte, but for the padding to four bytes that a DDS adds at the end."""
+    assert len(recorded) == len(sent)
+    for have, wanted in zip(recorded, sent, strict=True):
+        assert have[: len(wanted)] == wanted
+        assert len(have) - len(wanted) < 4
 
 
 def test_a_robot_is_led_recorded_mapped_and_shut_down_from_another_process(user: User, clouds: list[bytes]) -> None:
@@ -223,7 +253,7 @@ def test_a_robot_is_led_recorded_mapped_and_shut_down_from_another_process(user:
         rows = [(c.topic, m.data) for _, c, m in make_reader(stream).iter_messages()]
     counts = Counter(topic for topic, _ in rows)
     assert counts["/robot1/lidar/points"] == counts["/robot1/odometry"] == counts["/tf"] == sent + 1
-    assert [data for topic, data in rows if topic == "/robot1/lidar/points"] == clouds[: sent + 1]
+    assert_are([data for topic, data in rows if topic == "/robot1/lidar/points"], clouds[: sent + 1])
     assert open_recording(path).problems == []
 
     assert user.change("shutdown")
@@ -264,5 +294,123 @@ def test_a_robot_killed_while_it_records_leaves_a_file_that_opens(user: User, cl
     user.robot.wait(10.0)
     recording = open_recording(path)
     assert recording.problems  # it says that the end is missing
-    assert [bytes(r.raw) for r in recording.messages(["/robot1/lidar/points"])] == clouds[:10]
+    assert_are([bytes(r.raw) for r in recording.messages(["/robot1/lidar/points"])], clouds[:10])
     assert recording.topics["/robot1/odometry"].count == 10
+    assert recording.topics["/diagnostics"].count >= 2
+
+
+@pytest.mark.parametrize("kind", ["ros2", "dds"])
+def test_the_ros_2_command_line_leads_a_robot(kind: str, tmp_path: Path) -> None:
+    require(kind)
+    if shutil.which("ros2") is None:
+        pytest.skip("no ros2 command here")
+    with meeting(kind, tmp_path) as user:
+
+        def ros2(*arguments: str) -> str:
+            environment = {**os.environ, "ROS_DOMAIN_ID": str(user.domain)}
+            if kind == "dds":
+                environment["CYCLONEDDS_URI"] = (tmp_path / "user.xml").as_uri()
+            done = subprocess.run(
+                ["ros2", *arguments], env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path
+            )
+            return done.stdout + done.stderr
+
+        no_daemon = ("--no-daemon", "--spin-time", "1")
+        assert NODE in ros2("node", "list", *no_daemon).split()
+        assert NODE in ros2("lifecycle", "nodes", *no_daemon).split()
+        assert ros2("lifecycle", "get", *no_daemon, NODE).strip() == "unconfigured [1]"
+        assert "configure [1]" in ros2("lifecycle", "set", *no_daemon, NODE, "activate")  # no: first that
+        for verb in ("configure", "activate"):
+            assert "Transitioning successful" in ros2("lifecycle", "set", *no_daemon, NODE, verb)
+        assert user.state() == "active"
+
+        name = "odometry.min_overlap"
+        assert name in ros2("param", "list", *no_daemon, NODE).split()
+        assert "Double value is: 0.3" in ros2("param", "get", *no_daemon, NODE, name)
+        described = ros2("param", "describe", *no_daemon, NODE, name)
+        for words in ("Type: double", "Min value: 0.0", "Max value: 1.0", "share of the scan's points"):
+            assert words in described
+        assert "cannot change while the node is active" in ros2("param", "set", *no_daemon, NODE, name, "0.4")
+        assert "did you mean 'odometry.min_overlap'" in ros2(
+            "param", "set", *no_daemon, NODE, "odometry.min_overlp", "0.4"
+        )
+        ros2("lifecycle", "set", *no_daemon, NODE, "deactivate")
+        assert "min_overlap" in ros2("param", "set", *no_daemon, NODE, name, "7.0")  # the reason
+        assert "Set parameter successful" in ros2("param", "set", *no_daemon, NODE, name, "0.4")
+        assert "Double value is: 0.4" in ros2("param", "get", *no_daemon, NODE, name)
+        (tmp_path / "dumped.yaml").write_text(ros2("param", "dump", *no_daemon, NODE))
+        graph, own = graph_with_file(load_graph(LIDAR_GRAPH), tmp_path / "dumped.yaml", NODE)
+        assert values(graph)[name][1] == 0.4
+        assert own == {"use_sim_time": False}
+
+        answer = ros2("service", "call", f"{NODE}/start_recording", "std_srvs/srv/Trigger")
+        assert "success=True" in answer
+        assert str(tmp_path / "recordings") in answer
+        assert "Transitioning successful" in ros2("lifecycle", "set", *no_daemon, NODE, "shutdown")
+        assert user.robot.wait(20.0) == 0
+
+
+# --- the offload policy ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LookerConfig:
+    """Nothing to choose."""
+
+
+class Looker(Component):
+    """Asks its network about every message."""
+
+    Config = LookerConfig
+    imu = Input(Imu, queue="all")
+    next_look = Output(NextLook)
+
+    @on(imu)
+    async def step(self, imu: Imu) -> dict[str, Message]:
+        assert self.models is not None
+        await self.models.infer("near", np.full((1, 10000), imu.stamp_ns, np.float32))
+        return {}
+
+
+def test_the_offload_policy_is_changed_in_flight_and_every_task_is_accounted_for(tmp_path: Path) -> None:
+    write_models(tmp_path / "models")
+    write_setup(tmp_path)
+    networks = {"near": load_network(tmp_path / "models" / "near.onnx")}
+    node = Node("looker", Looker, LookerConfig(), {"imu": "/imu"}, {})
+    graph = Graph("look", (node,), {"near": tmp_path / "models" / "near.onnx"})
+    said: list[str] = []
+    with (
+        LocalTransport(Identity("tercel", "/robot1", 78)) as transport,
+        LocalTransport(Identity("user", "/", 78)) as other,
+        offloaded(tmp_path / "tercel.yaml", graph, networks, hint=always_one, say=said.append) as models,
+    ):
+        host = LiveHost(graph, transport, models=models, say=said.append)
+        services = offer_node(
+            host, transport, NODE, record_dir=tmp_path, own=(offload_policy(models),), say=said.append
+        )
+        user = User(other, None, tmp_path, 78)
+        try:
+            services.begin()
+            publisher = other.advertise("/imu", "sensor_msgs/msg/Imu", COMMAND)
+            zeros = np.zeros(3)
+            for number in range(60):
+                imu = Imu(
+                    stamp_ns=1 + number, frame_id="", angular_velocity_radps=zeros, linear_acceleration_mps2=zeros
+                )
+                publisher.publish(encode(imu)[1])
+                if number % 20 == 10:
+                    name = ("edf", "dems_a", "tercel")[number // 20]
+                    assert user.set("offload.policy", type=4, string_value=name) == (True, "")
+                    assert user.status()["offload"]["policy"] == name
+            successful, reason = user.set("offload.policy", type=4, string_value="dems_b")
+            assert not successful
+            assert "did you mean" in reason
+            assert host.wait_idle(30.0)
+            account = user.status()["offload"]
+            row = user.status()["components"]["looker"]
+        finally:
+            host.stop()
+            services.close()
+    assert account["tasks"] == sum(account["fates"].values()) == 60
+    assert row["received"] == 60 == row["processed"] + row["rejected"]
+    assert account["fates"]["done-edge"] == row["processed"] > 0

@@ -21,7 +21,7 @@ from tercel.core.component import Component
 from tercel.core.errors import UserError
 from tercel.hosts.graph import Graph, Node, graph_files, load_graph
 from tercel.ros.config_texts import field_texts
-from tercel.ros.parameter_files import parameter_file, read_parameter_file
+from tercel.ros.parameter_files import graph_with_file, parameter_file, read_parameter_file
 from tercel.ros.parameters import MOST, Kind, Parameter, apply, declare, names, values
 
 
@@ -227,6 +227,14 @@ def test_what_is_wrong_is_refused_in_one_line_and_changes_nothing(name: str, val
     assert graph == graph_of("eye")
 
 
+def test_a_hint_does_not_list_a_hundred_names() -> None:
+    graph = load_graph(next(path for path in graph_files() if path.stem == "fusion"))
+    with pytest.raises(UserError, match=r"no parameter 'x'; there are \d\d: ros2 param list$"):
+        apply(graph, {"x": 1.0})
+    with pytest.raises(UserError, match="did you mean 'odometry.match_m'"):
+        apply(graph, {"odometry.mach_m": 1.0})
+
+
 @given(near=st.floats(), far=st.floats(), share=st.one_of(st.floats(), st.integers(), st.text(), st.none()))
 def test_every_set_is_taken_whole_or_refused(near: float, far: float, share: object) -> None:
     graph = graph_of("eye")
@@ -327,6 +335,17 @@ def test_a_file_that_is_no_parameter_file_is_refused_in_one_line(tmp_path: Path,
     with pytest.raises(UserError) as error:
         read_parameter_file(file)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_sets_a_graphs_components_and_leaves_the_hosts_own_to_the_host(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text("/**: {ros__parameters: {use_sim_time: true, offload: {policy: edf}, left: {near_m: 2}}}")
+    graph, own = graph_with_file(graph_of("left", "right"), file)
+    assert graph.nodes[0].config == LookConfig(near_m=2.0)
+    assert own == {"use_sim_time": True, "offload.policy": "edf"}
+    file.write_text("/**: {ros__parameters: {left: {nere_m: 2}}}")
+    with pytest.raises(UserError, match=r"p\.yaml: no parameter 'left\.nere_m'; did you mean 'left\.near_m'"):
+        graph_with_file(graph_of("left", "right"), file)
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path: Path) -> None:
