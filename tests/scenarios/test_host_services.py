@@ -32,7 +32,7 @@ from tercel.hosts.recording import open_recording
 from tercel.ros.convert import encode
 from tercel.ros.host_services import offer_node
 from tercel.ros.local import LocalTransport
-from tercel.ros.parameter_files import graph_with_file
+from tercel.ros.parameter_files import graph_with_file, parameter_file
 from tercel.ros.parameter_services import offload_policy
 from tercel.ros.parameters import values
 from tercel.ros.service_types import make, make_request, read_response
@@ -60,6 +60,10 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def random_domain() -> int:
+    return 1 + int.from_bytes(os.urandom(1), "little") % 100
 
 
 def configs(kind: str, folder: Path) -> tuple[Path | None, Path | None]:
@@ -129,7 +133,7 @@ class User:
 def meeting(kind: str, folder: Path) -> Iterator[User]:
     """The robot's process, and a user who has found its services."""
     robot_config, user_config = configs(kind, folder)
-    domain = 100 + int.from_bytes(os.urandom(1), "little") % 100
+    domain = random_domain()
     program = [sys.executable, str(REPOSITORY / "tests" / "scenarios" / "host_node.py")]
     arguments = [kind, str(domain), str(robot_config or ""), str(folder / "recordings"), str(LIDAR_GRAPH)]
     python_path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
@@ -348,6 +352,31 @@ def test_the_ros_2_command_line_leads_a_robot(kind: str, tmp_path: Path) -> None
         assert str(tmp_path / "recordings") in answer
         assert "Transitioning successful" in ros2("lifecycle", "set", *no_daemon, NODE, "shutdown")
         assert user.robot.wait(20.0) == 0
+
+
+@pytest.mark.parametrize("path", graph_files(), ids=lambda path: path.stem)
+def test_rcl_reads_our_parameter_files_with_the_same_types(path: Path, tmp_path: Path) -> None:
+    require("ros2")
+    import rclpy
+    from rclpy.node import Node as RclpyNode
+
+    graph = load_graph(path)
+    file = tmp_path / "parameters.yaml"
+    file.write_text(parameter_file(graph, "/robot1/tercel"))
+    context = rclpy.Context()
+    rclpy.init(args=["--ros-args", "--params-file", str(file)], context=context, domain_id=random_domain())
+    try:
+        options = {"automatically_declare_parameters_from_overrides": True, "start_parameter_services": False}
+        node = RclpyNode("tercel", namespace="/robot1", context=context, **options)
+        read = {
+            name: (parameter.type_.value, tuple(value) if isinstance(value := parameter.value, list) else value)
+            for name, parameter in node.get_parameters_by_prefix("").items()
+        }
+        node.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+    wanted = {name: (int(kind), value) for name, (kind, value) in values(graph).items() if value not in (None, ())}
+    assert wanted.items() <= read.items()
 
 
 # --- the offload policy ----------------------------------------------------------------------------------------------
