@@ -139,7 +139,7 @@ function cameraNews(versions) {
   camera.versions = versions;
   camera.topics = Object.keys(versions);
   const plain = camera.topics.filter((name) => !name.includes("depth"));
-  camera.topic = camera.topics.includes(camera.wanted) ? camera.wanted : plain[0] || camera.topics[0] || "";
+  camera.topic = [camera.wanted, camera.topic, plain[0], camera.topics[0]].find((name) => camera.topics.includes(name)) || "";
   choose($("select", camera.card), camera.topics, camera.topic);
   const version = `${camera.topic} ${versions[camera.topic]}`;
   if (camera.topic && version !== camera.version) {
@@ -248,7 +248,7 @@ function showTopics() {
       row.children[1].title = topic.type;
       const seen = topic.count > 0;
       fill(row, [
-        topic.name, topic.type.replace("/msg/", "/"), seen ? digits(topic.rate_hz) : "–", null,
+        topic.name, topic.type.split("/").pop(), seen ? digits(topic.rate_hz) : "–", null,
         seen ? size(topic.rate_bytes) : "–", digits(topic.latency_ms, 0), seen ? digits(topic.age_s) : "never",
       ]);
     },
@@ -334,7 +334,9 @@ function showOffload() {
   const fates = Object.keys(told.fates).sort((a, b) => FATES.indexOf(kindOf(a)) - FATES.indexOf(kindOf(b)));
   const total = fates.reduce((sum, fate) => sum + told.fates[fate], 0);
   const p50 = told.response_p50_ms === null ? "" : `, answer p50 ${digits(told.response_p50_ms, 0)} ms, p90 ${digits(told.response_p90_ms, 0)} ms`;
-  say($("[data-part=note]", card), `${total} tasks${p50}`);
+  const silent = told.age_s > 5 ? `, silent for ${span(told.age_s)}` : "";
+  say($("[data-part=note]", card), `${total} tasks${p50}${silent}`);
+  card.classList.toggle("silent", told.age_s > 5);
   $(".fates", card).replaceChildren(
     ...fates.map((fate) => {
       const item = element("li", "", kindOf(fate));

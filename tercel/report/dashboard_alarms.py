@@ -46,8 +46,13 @@ class Alarms:
             self.on[subject] = replace(alarm, since_ns=since_ns)
 
     def rows(self, now_ns: int) -> list[dict[str, Any]]:
-        """Those that are on, the worst and newest first. JSON; seconds that it has lasted."""
-        order = sorted(self.on.values(), key=lambda a: (_RANK[a.level], -a.since_ns, a.subject))
+        """Those that are on, the worst first, who speaks for himself before topics, the newest first.
+
+        JSON; for_s: how long it has lasted.
+        """
+        order = sorted(
+            self.on.values(), key=lambda a: (_RANK[a.level], a.subject.startswith("/"), -a.since_ns, a.subject)
+        )
         return [_row(alarm) | {"for_s": _seconds(now_ns - alarm.since_ns)} for alarm in order]
 
     def past_rows(self, now_ns: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tercel.core.errors import Rejected
 from tercel.report.dashboard_alarms import Alarm, Level
+from tercel.report.dashboard_topics import MAX_LATENCY_S
 from tercel.ros.convert import STORE
 from tercel.ros.transport import Data
 
@@ -128,7 +129,7 @@ class Diagnosis:
                     "is_measured": "received" in values,
                     "reasons": _reasons(values),
                 }
-                | {key.replace(".", "_"): number_of(values.get(key)) for key in _NUMBERS}
+                | {key.replace(".", "_"): _shown(key, values) for key in _NUMBERS}
             )
         return rows
 
@@ -191,6 +192,13 @@ class OffloadHistory:
 def _silent_words(status: Status) -> str:
     last = f"; the last was: {status.message}" if status.level != "ok" else ""
     return f"says nothing any more{last}"
+
+
+def _shown(key: str, values: Mapping[str, str]) -> float | None:
+    """A number, or None where there is none, or where it is the distance between two clocks."""
+    number = number_of(values.get(key))
+    is_distance = number is not None and key.startswith("latency_ms") and abs(number) > MAX_LATENCY_S * 1e3
+    return None if is_distance else number
 
 
 def number_of(text: str | None) -> float | None:

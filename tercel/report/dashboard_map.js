@@ -174,6 +174,7 @@ export class MapView {
     paint.lineWidth = 1.8 * ratio;
     paint.font = `650 ${11 * ratio}px system-ui, sans-serif`;
     paint.textAlign = "left";
+    const labels = [];
     for (const [x0, y0, x1, y1, x2, y2, x3, y3, hue, words] of this.head.boxes) {
       const corners = [[x0, y0], [x1, y1], [x2, y2], [x3, y3]].map(([x, y]) => this.place(x, y));
       const middle = this.place((x0 + x2) / 2, (y0 + y2) / 2);
@@ -186,6 +187,9 @@ export class MapView {
       paint.stroke();
       const right = Math.max(...corners.map(([u]) => u));
       const top = Math.min(...corners.map(([, v]) => v));
+      const [wide, high] = [paint.measureText(words).width, 12 * ratio];
+      if (labels.some(([x, y, w]) => right < x + w && x < right + wide && Math.abs(top - y) < high)) continue;
+      labels.push([right, top, wide]);
       paint.fillStyle = `hsl(${hue} 90% 78%)`;
       paint.fillText(words, right + 2 * ratio, top);
     }
@@ -211,7 +215,8 @@ export class MapView {
 
   drawScale(paint, ratio) {
     const step = niceStep(this.metres / 8);
-    const [left, bottom] = [14 * ratio, this.canvas.height - 16 * ratio];
+    const above = this.canvas.width / ratio < 460 ? 50 : 0; // the buttons take the whole width
+    const [left, bottom] = [14 * ratio, this.canvas.height - (16 + above) * ratio];
     const text = `${+step.toPrecision(6)} m`;
     paint.fillStyle = "#0b0f16b0";
     paint.fillRect(left - 5 * ratio, bottom - 20 * ratio, Math.max(step * this.scale, paint.measureText(text).width) + 10 * ratio, 27 * ratio);

@@ -7,6 +7,7 @@ components and alarms so many.
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections import Counter, deque
 from typing import Any
@@ -27,6 +28,8 @@ _DEPTHS: dict[Any, int] = {
     Odometry: 1,
 }  # fmt: skip
 _MAX_WAITING_TOPICS = 64
+CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
+_CLOCK_HOLDS_NS = 1_000_000_000
 _MAP_EVERY_NS = 200_000_000
 
 
@@ -40,6 +43,7 @@ class DashboardState:
         self._topics = TopicTable()
         self._waiting: dict[str, tuple[str, deque[tuple[Data, int]]]] = {}
         self._unreadable: Counter[str] = Counter()
+        self._clock: tuple[int, int] | None = None
         self._refused: dict[str, int] = {}
         self._progress: dict[str, Any] = {}
         self._nodes: list[str] = []
@@ -52,11 +56,23 @@ class DashboardState:
     def receive(self, topic: str, ros_type: str, data: Data, now_ns: int, wall_ns: int) -> None:
         """One message. now_ns never goes back; wall_ns is the clock of the stamps. From any thread; returns at once."""
         with self._lock:
-            if self._topics.arrive(topic, ros_type, data, now_ns, wall_ns) is None:
+            if (
+                self._topics.arrive(topic, ros_type, data, now_ns, self._clock_ns(ros_type, data, now_ns, wall_ns))
+                is None
+            ):
                 return
             depth = _DEPTHS.get(_kind(ros_type), 0)
             if depth and (topic in self._waiting or len(self._waiting) < _MAX_WAITING_TOPICS):
                 self._waiting.setdefault(topic, (ros_type, deque(maxlen=depth)))[1].append((data, now_ns))
+
+    def _clock_ns(self, ros_type: str, data: Data, now_ns: int, wall_ns: int) -> int:
+        """What stamps are compared with: what /clock says, where somebody plays or simulates, else wall_ns."""
+        if ros_type == CLOCK_TYPE and len(data) == 12:
+            sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+            self._clock = (now_ns, sec * 10**9 + nanosec)
+        if self._clock is None or now_ns - self._clock[0] > _CLOCK_HOLDS_NS:
+            return wall_ns
+        return self._clock[1]
 
     def offered(self, topics: dict[str, str], nodes: list[str]) -> None:
         """What is published now, by whom."""
@@ -123,7 +139,7 @@ class DashboardState:
         with self._lock:
             for topic in self._topics.topics.values():
                 if topic.is_stopped(now_ns):
-                    text = "has stopped" if topic.is_offered else "has stopped; nobody publishes it any more"
+                    text = "has stopped" if topic.is_offered else "has stopped; its publisher is gone"
                     found[topic.name] = Alarm(topic.name, "stale", text, since_ns=topic.last_ns)
         self._alarms.update(found, now_ns)
 

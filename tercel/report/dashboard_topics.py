@@ -14,11 +14,11 @@ from tercel.ros.transport import Data
 
 MAX_TOPICS = 200
 MAX_NAME = 256
+MAX_LATENCY_S = 3600.0  # beyond it stamps are of another clock, and their distance says nothing
 _BUCKET_NS = 500_000_000
 _BUCKETS = 10  # the last five seconds
 _SETTLED = 5  # so many messages show what interval is usual
 _LEAST_GAP_NS = 2_000_000_000
-_MAX_LATENCY_S = 3600.0  # beyond it stamps are of another clock, and their distance says nothing
 
 # Types that begin with a header but that the suite does not read are left out: nothing else of theirs is shown.
 _WITH_HEADER = (
@@ -65,7 +65,7 @@ class Topic:
         self.stamp_ns = peek_stamp_ns(self.ros_type, data)
         if self.stamp_ns is not None:
             latency_s = (wall_ns - self.stamp_ns) / 1e9
-            self.latency_s = latency_s if abs(latency_s) < _MAX_LATENCY_S else None
+            self.latency_s = latency_s if abs(latency_s) < MAX_LATENCY_S else None
         bucket = now_ns // _BUCKET_NS
         if self._buckets and self._buckets[-1][0] == bucket:
             _, messages, size = self._buckets[-1]

@@ -485,7 +485,7 @@ def test_the_page_shows_camera_map_rates_components_and_offload_decisions(
     page.open(server)
     page.shows("#verdict", "No alarms")
     page.shows("#topics tbody", "/camera/image")
-    until(lambda: re.search(r"/camera/image\s+sensor_msgs/Image\s+(9\.\d|10\.\d)", page.text("#topics tbody")))
+    until(lambda: re.search(r"/camera/image\s+Image\s+(9\.\d|10\.\d)", page.text("#topics tbody")))
     page.shows("#components tbody", "detector")
     assert re.search(
         r"detector robot\s*● ok\s*10\.0\s*10\.0\s*12\.5\s*31\.0\s*8\.3\s*2", page.text("#components tbody")

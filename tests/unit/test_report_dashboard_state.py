@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import cv2
@@ -78,6 +79,19 @@ def test_stamps_of_another_clock_give_no_latency() -> None:
     assert topic.row(S)["latency_ms"] is None
 
 
+def test_where_a_clock_is_published_latency_is_told_by_it_as_long_as_it_ticks() -> None:
+    state = DashboardState("test")
+    stamp_ns = 50 * S
+    ros_type, data = robot.data_of(robot.pose(0, stamp_ns))
+    clock = struct.pack("<4BiI", 0, 1, 0, 0, 50, 30 * MS)
+    state.receive("/clock", "rosgraph_msgs/msg/Clock", clock, 9 * S, WALL_NS)
+    state.receive("/odometry", ros_type, data, 9 * S, WALL_NS)
+    assert state.tables(9 * S)["topics"][1]["latency_ms"] == 30.0
+    state.receive("/odometry", ros_type, data, 11 * S, stamp_ns + 70 * MS)
+    assert state.tables(11 * S)["topics"][1]["latency_ms"] == 70.0
+    state.receive("/clock", "rosgraph_msgs/msg/Clock", b"\0\1", 11 * S, WALL_NS)  # survived
+
+
 def test_a_header_is_read_in_either_byte_order_and_never_beyond_the_end() -> None:
     little = bytes([0, 1, 0, 0]) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little")
     big = bytes([0, 0, 0, 0]) + (7).to_bytes(4, "big") + (9).to_bytes(4, "big")
@@ -138,7 +152,7 @@ def test_a_topic_that_nobody_offers_any_more_says_so() -> None:
     state.offered({}, [])
     state.tick(20 * S)
     texts = {row["text"] for row in state.tables(20 * S)["alarms"]}
-    assert texts == {"has stopped; nobody publishes it any more"}
+    assert texts == {"has stopped; its publisher is gone"}
 
 
 def test_a_failed_component_is_an_error_since_it_first_said_so_and_before_warnings() -> None:
@@ -206,9 +220,12 @@ def test_a_component_shows_the_numbers_of_its_host() -> None:
 
 def test_a_number_that_is_none_or_no_number_is_not_shown() -> None:
     state = DashboardState("test")
-    told(state, S, (0, "other: camera", "fine", {"rate_hz": "nan", "latency_ms.p50": "fast"}))
+    of_another_clock = "795676301000.0"
+    values = {"rate_hz": "nan", "latency_ms.p50": "fast", "latency_ms.p99": of_another_clock, "took_ms.p50": "inf"}
+    told(state, S, (0, "other: camera", "fine", values))
     (row,) = state.tables(S)["components"]
-    assert row["rate_hz"] is row["latency_ms_p50"] is row["dropped"] is None
+    for key in ("rate_hz", "latency_ms_p50", "latency_ms_p99", "took_ms_p50", "dropped"):
+        assert row[key] is None
     json.dumps(state.tables(S), allow_nan=False)
 
 
