@@ -50,6 +50,7 @@ class Topic:
     latency_s: float | None = None
     interval_ns: float = 0.0
     is_offered: bool = True
+    _first: int | None = None
     _buckets: list[tuple[int, int, int]] = field(default_factory=list)  # (half second, messages, bytes)
 
     def arrive(self, data: Data, now_ns: int, wall_ns: int) -> None:
@@ -67,6 +68,7 @@ class Topic:
             latency_s = (wall_ns - self.stamp_ns) / 1e9
             self.latency_s = latency_s if abs(latency_s) < MAX_LATENCY_S else None
         bucket = now_ns // _BUCKET_NS
+        self._first = bucket if self._first is None else self._first
         if self._buckets and self._buckets[-1][0] == bucket:
             _, messages, size = self._buckets[-1]
             self._buckets[-1] = (bucket, messages + 1, size + len(data))
@@ -84,13 +86,12 @@ class Topic:
         return self.count >= _SETTLED and now_ns - self.last_ns > self.silence_ns
 
     def rates(self, now_ns: int) -> tuple[float, float]:
-        """Messages and bytes per second over the whole half seconds of the last five seconds."""
+        """Messages and bytes per second over the last ten whole half seconds; that of the first message is none."""
         bucket = now_ns // _BUCKET_NS
-        first = self._buckets[0][0] if self._buckets else bucket
-        begin = max(bucket - _BUCKETS, first)
-        rows = [row for row in self._buckets if begin <= row[0] < bucket]
+        begin = max(bucket - _BUCKETS, bucket if self._first is None else self._first + 1)
         if bucket <= begin:
             return 0.0, 0.0
+        rows = [row for row in self._buckets if begin <= row[0] < bucket]
         span_s = (bucket - begin) * _BUCKET_NS / 1e9
         return sum(row[1] for row in rows) / span_s, sum(row[2] for row in rows) / span_s
 

@@ -10,9 +10,13 @@ import numpy as np
 
 from tercel.core import geometry
 from tercel.core.messages import Image, Message, Odometry, PointCloud, Tracks2D, Tracks3D, Transforms
+from tercel.report.dashboard_state import DashboardState
 from tercel.ros.convert import STORE, encode
 from tercel.ros.diagnostics import DIAGNOSTICS_TYPE
 
+MS = 1_000_000
+S = 1_000_000_000
+WALL_NS = 1_700_000_000 * S
 WIDTH_PX, HEIGHT_PX = 320, 240
 Row = tuple[int, str, str, Mapping[str, object]]
 """Level, name, message and values of one diagnostic status."""
@@ -125,3 +129,14 @@ def drive(step: int, stamp_ns: int, **changes: Any) -> list[tuple[str, str, byte
         "/tf_static": static_frames(stamp_ns),
     }
     return [(topic, *data_of(message)) for topic, message in messages.items()]
+
+
+def driven(seconds: float, *, rate_hz: int = 10, state: DashboardState | None = None, **changes: Any) -> DashboardState:
+    """A state after so many seconds of the made-up drive; ticks come as often as messages."""
+    state = state or DashboardState("test")
+    for step in range(round(seconds * rate_hz)):
+        now_ns = S + step * S // rate_hz
+        for topic, ros_type, data in drive(step, WALL_NS + now_ns, **changes):
+            state.receive(topic, ros_type, data, now_ns, WALL_NS + now_ns + 20 * MS)
+        state.tick(now_ns)
+    return state
