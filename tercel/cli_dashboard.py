@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _dashboard(args: argparse.Namespace) -> int:
         _say(f"dashboard: {server.url}")
         if access.token and not args.tls and args.listen != "127.0.0.1":
             _say("without --tls the token and all pictures can be read by anybody on this network")
-        _until_interrupted()
+        _until_interrupted(server.check)
     return 0
 
 
@@ -78,8 +79,8 @@ def _feed(args: argparse.Namespace, kind: Any, identity: Identity, state: Any, s
     return Feed(transport, state, say=_say)
 
 
-def _until_interrupted() -> None:
-    """Return at SIGINT or SIGTERM."""
+def _until_interrupted(check: Callable[[], None]) -> None:
+    """Return at SIGINT or SIGTERM; until then check that all is well."""
     stop = threading.Event()
 
     def end(*_: object) -> None:
@@ -88,7 +89,7 @@ def _until_interrupted() -> None:
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not stop.wait(0.5):
-            pass
+            check()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -254,7 +254,7 @@ function showTopics() {
     },
   );
   $("#topics .none").hidden = tables.topics.length > 0;
-  const left = tables.left_out ? `; ${tables.left_out} messages of further topics not counted` : "";
+  const left = tables.left_out ? `; ${tables.left_out} more are not shown` : "";
   say($("#topics [data-part=note]"), tables.topics.length ? `${tables.topics.length} topics, ${tables.nodes.length} nodes${left}` : "");
 }
 

@@ -30,7 +30,6 @@ MAX_BOX_TOPICS = 16
 MAX_BOXES = 200
 _KEPT = 12
 _KEPT_BYTES = 32 << 20
-_MAX_BYTES = 64 << 20
 _SIDE_PX = 960
 _QUALITY = 78
 _FRESH_NS = 2_000_000_000
@@ -80,7 +79,10 @@ class _Boxes:
 
 
 class Cameras:
-    """The cameras and the boxes in their images, by topic. The caller sees to it that one thread uses it at a time."""
+    """The cameras and the boxes in their images, by topic, the first MAX_CAMERAS of them.
+
+    The caller sees to it that one thread uses it at a time.
+    """
 
     def __init__(self) -> None:
         self._cameras: dict[str, _Camera] = {}
@@ -88,7 +90,7 @@ class Cameras:
 
     def receive_image(self, topic: str, ros_type: str, data: Data, now_ns: int) -> None:
         """One serialised Image or CompressedImage."""
-        if (topic not in self._cameras and len(self._cameras) >= MAX_CAMERAS) or len(data) > _MAX_BYTES:
+        if topic not in self._cameras and len(self._cameras) >= MAX_CAMERAS:
             return
         camera = self._cameras.get(topic)
         if camera is None or camera.ros_type != ros_type:
@@ -99,7 +101,7 @@ class Cameras:
     def receive_boxes(self, topic: str, data: Data, now_ns: int) -> None:
         """One serialised Detection2DArray."""
         known = self._boxes.get(topic)
-        if (known is None and len(self._boxes) >= MAX_BOX_TOPICS) or len(data) > _MAX_BYTES:
+        if known is None and len(self._boxes) >= MAX_BOX_TOPICS:
             return
         number = known.raw.number + 1 if known is not None else 1
         stamp_ns = peek_stamp_ns("vision_msgs/msg/Detection2DArray", data) or 0

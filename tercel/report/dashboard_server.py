@@ -18,7 +18,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import socketserver
 import ssl
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -121,13 +123,14 @@ class DashboardServer:
         self._state = state
         self._news = _News()
         self._ended = threading.Event()
+        self._failure: Exception | None = None
         context = _tls_context(*tls) if tls else None
         site = _Site(state, self._news, access, is_secure=context is not None)
         try:
             self._server = _Server(host, port, site, context)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{host}:{port} cannot be opened ({reason}): choose another --port") from None
+            raise UserError(f"{host}:{port} cannot be opened ({reason}): choose another --port or --listen") from None
         self.port: int = self._server.server_address[1]
         shown = f"[{host}]" if ":" in host else host
         self.url = f"{'https' if context else 'http'}://{shown}:{self.port}/"
@@ -140,12 +143,20 @@ class DashboardServer:
 
     def _tick(self) -> None:
         count = 0
-        while not self._ended.wait(_TICK_S):
-            now_ns = time.monotonic_ns()
-            self._news.put("tick", self._state.tick(now_ns))
-            if count % _TABLES_EVERY == 0:
-                self._news.put("tables", self._state.tables(now_ns))
-            count += 1
+        try:
+            while not self._ended.wait(_TICK_S):
+                now_ns = time.monotonic_ns()
+                self._news.put("tick", self._state.tick(now_ns))
+                if count % _TABLES_EVERY == 0:
+                    self._news.put("tables", self._state.tables(now_ns))
+                count += 1
+        except Exception as error:
+            self._failure = error
+
+    def check(self) -> None:
+        """Raises what has ended the ticking, if something has: a page that stands still must not look alive."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """End all streams and let go of the port."""
@@ -177,6 +188,11 @@ class _Server(ThreadingHTTPServer):
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__((host, port), _Handler)
 
+    def server_bind(self) -> None:
+        """As HTTPServer, but without asking a name server for our name: in the field it would wait for none."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection, if there is a place for one."""
         if not self._places.acquire(blocking=False):
@@ -204,7 +220,9 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in mid-answer is no error."""
+        """A client that goes away in mid-answer is no error; all else is told, with its traceback."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -220,7 +238,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # the name that http.server looks for
         """Answer one request."""
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+            query = parse_qs(url.query, max_num_fields=4)
+        except ValueError:
+            return self._say(400, "that is no address of a page")
         if not self.site.access.knows_host(self.headers.get("Host")):
             self._say(421, "this name is not ours: open the page by its IP address or as localhost")
         elif is_foreign(self.headers):
@@ -235,7 +257,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif url.path in self.site.files:
             self._answer(200, *self.site.files[url.path])
         else:
-            self._live(url.path, parse_qs(url.query, max_num_fields=4) if len(url.query) < 2048 else {})
+            self._live(url.path, query)
+        return None
 
     def _live(self, path: str, query: dict[str, list[str]]) -> None:
         now_ns = time.monotonic_ns()

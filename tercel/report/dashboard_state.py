@@ -56,12 +56,12 @@ class DashboardState:
     def receive(self, topic: str, ros_type: str, data: Data, now_ns: int, wall_ns: int) -> None:
         """One message. now_ns never goes back; wall_ns is the clock of the stamps. From any thread; returns at once."""
         with self._lock:
-            if (
-                self._topics.arrive(topic, ros_type, data, now_ns, self._clock_ns(ros_type, data, now_ns, wall_ns))
-                is None
-            ):
+            clock_ns = self._clock_ns(ros_type, data, now_ns, wall_ns)
+            if self._topics.arrive(topic, ros_type, data, now_ns, clock_ns) is None:
                 return
             depth = _DEPTHS.get(_kind(ros_type), 0)
+            if ros_type == DIAGNOSTICS_TYPE and not topic.endswith("/diagnostics"):
+                depth = 0  # an aggregator's, which says the same again under other names
             if depth and (topic in self._waiting or len(self._waiting) < _MAX_WAITING_TOPICS):
                 self._waiting.setdefault(topic, (ros_type, deque(maxlen=depth)))[1].append((data, now_ns))
 
@@ -137,6 +137,7 @@ class DashboardState:
         self._diagnosis.forget(now_ns)
         found = {alarm.subject: alarm for alarm in self._diagnosis.alarms(now_ns)}
         with self._lock:
+            self._topics.forget(now_ns)
             for topic in self._topics.topics.values():
                 if topic.is_stopped(now_ns):
                     text = "has stopped" if topic.is_offered else "has stopped; its publisher is gone"

@@ -19,8 +19,9 @@ _BUCKET_NS = 500_000_000
 _BUCKETS = 10  # the last five seconds
 _SETTLED = 5  # so many messages show what interval is usual
 _LEAST_GAP_NS = 2_000_000_000
+_FORGOTTEN_AFTER_NS = 600_000_000_000
 
-# Types that begin with a header but that the suite does not read are left out: nothing else of theirs is shown.
+# Types that begin with a std_msgs/Header.
 _WITH_HEADER = (
     "sensor_msgs/msg/",
     "vision_msgs/msg/",
@@ -112,7 +113,7 @@ class Topic:
 
 
 class TopicTable:
-    """The topics by name, MAX_TOPICS at most. `left_out` counts the messages of those beyond."""
+    """The topics by name, MAX_TOPICS at most. `left_out`: how many more are published."""
 
     def __init__(self) -> None:
         self.topics: dict[str, Topic] = {}
@@ -131,18 +132,21 @@ class TopicTable:
     def arrive(self, name: str, ros_type: str, data: Data, now_ns: int, wall_ns: int) -> Topic | None:
         """Count a message; None where its topic is beyond the limit."""
         topic = self.find(name, ros_type)
-        if topic is None:
-            self.left_out += 1
-            return None
-        topic.arrive(data, now_ns, wall_ns)
+        if topic is not None:
+            topic.arrive(data, now_ns, wall_ns)
         return topic
 
     def offered(self, topics: dict[str, str]) -> None:
         """Which topics somebody publishes now, with their types."""
-        for name, ros_type in topics.items():
-            self.find(name, ros_type)
+        self.left_out = sum(self.find(name, ros_type) is None for name, ros_type in topics.items())
         for topic in self.topics.values():
             topic.is_offered = topics.get(topic.name) == topic.ros_type
+
+    def forget(self, now_ns: int) -> None:
+        """Topics that nobody publishes, and that have been silent for ten minutes, are gone for good."""
+        for name, topic in list(self.topics.items()):
+            if not topic.is_offered and now_ns - topic.last_ns > _FORGOTTEN_AFTER_NS:
+                del self.topics[name]
 
     def rows(self, now_ns: int) -> list[dict[str, Any]]:
         """All topics by name."""

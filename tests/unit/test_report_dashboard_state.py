@@ -83,8 +83,10 @@ def test_a_header_is_read_in_either_byte_order_and_never_beyond_the_end() -> Non
 
 def test_topics_beyond_the_limit_are_counted_not_kept() -> None:
     state = DashboardState("test")
-    for index in range(MAX_TOPICS + 25):
-        state.receive(f"/t{index}", "std_msgs/msg/String", b"", S, WALL_NS)
+    names = [f"/t{index}" for index in range(MAX_TOPICS + 25)]
+    state.offered(dict.fromkeys(names, "std_msgs/msg/String"), [])
+    for name in names:
+        state.receive(name, "std_msgs/msg/String", b"", S, WALL_NS)
     tables = state.tables(S)
     assert len(tables["topics"]) == MAX_TOPICS
     assert tables["left_out"] == 25
@@ -134,6 +136,24 @@ def test_a_topic_that_nobody_offers_any_more_says_so() -> None:
     state.tick(20 * S)
     texts = {row["text"] for row in state.tables(20 * S)["alarms"]}
     assert texts == {"has stopped; its publisher is gone"}
+
+
+def test_a_topic_that_is_gone_for_ten_minutes_is_forgotten_with_its_alarm() -> None:
+    state = driven(3)
+    state.offered({"/odometry": "nav_msgs/msg/Odometry"}, [])
+    state.tick(700 * S)
+    tables = state.tables(700 * S)
+    assert [row["name"] for row in tables["topics"]] == ["/odometry"]
+    assert [row["subject"] for row in tables["alarms"]] == ["/odometry"]
+
+
+def test_what_an_aggregator_says_again_is_not_shown_twice() -> None:
+    state = DashboardState("test")
+    data = robot.diagnostics([robot.component("detector", "CameraDetector", 0.0, level=2)])
+    state.receive("/diagnostics_agg", DIAGNOSTICS_TYPE, data, S, WALL_NS)
+    state.receive("/robot1/diagnostics", DIAGNOSTICS_TYPE, data, S, WALL_NS)
+    state.tick(S)
+    assert len(state.tables(S)["components"]) == 1
 
 
 def test_a_failed_component_is_an_error_since_it_first_said_so_and_before_warnings() -> None:
