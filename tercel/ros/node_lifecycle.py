@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import ParameterDescriptor, SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter as RclpyParameter
+from rclpy.serialization import deserialize_message
 
 from tercel.core.errors import UserError, nearest_hint
+from tercel.core.messages import Message, NextLook
 from tercel.hosts.graph import Graph
 from tercel.hosts.live import LiveHost
 from tercel.hosts.networks import load_networks, offloaded
+from tercel.ros.host_services import offer_services
 from tercel.ros.node import OWN_PARAMETERS, WHICH_GRAPH, graph_of
 from tercel.ros.node_transport import RclpyTransport
-from tercel.ros.parameters import Kind, Parameter, apply, declare, names
+from tercel.ros.parameter_services import HostParameters, HostSetting, descriptor, offload_policy
+from tercel.ros.parameters import Parameter, apply, declare, names
+from tercel.ros.store import STORE
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 _RCLPYS_OWN = ("use_sim_time", "start_type_description_service")
@@ -32,6 +38,7 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
     def __init__(self, name: str, graph: Graph | None) -> None:
         super().__init__(name)
         self._host: LiveHost | None = None
+        self._settings: HostParameters | None = None
         self._until_cleanup = contextlib.ExitStack()
         try:
             self._declare_own(graph)
@@ -58,15 +65,18 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
 
     def finish(self) -> bool:
         """Stop and let go of everything; may be called again. Whether no component has failed."""
-        sound = True
-        if self._host is not None:
-            account = self._host.stop()
-            sound = not any(row["failed"] for row in account.components.values())
-            for line in account.lines() if hasattr(account, "lines") else ():
-                self.get_logger().info(line)
-        self._host = None
+        sound = self._host is None or self._stop(self._host)
+        self._host, self._settings = None, None
         self._until_cleanup.close()
         return sound
+
+    def _stop(self, host: LiveHost) -> bool:
+        """Stop, and say what became of all messages; whether no component has failed."""
+        if host.is_running:
+            for name, row in host.stop().components.items():
+                counts = ", ".join(f"{row[key]} {key}" for key in ("received", "processed", "dropped", "rejected"))
+                self.get_logger().info(f"{name}: {counts}")
+        return not any(row["failed"] for row in host.status()["components"].values())
 
     def _made(self) -> LiveHost:
         if self._host is None:
@@ -87,7 +97,7 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
 
     def on_deactivate(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Stop working; the account says what became of what was waiting."""
-        return self._tried("deactivate", lambda: self._made().stop())
+        return self._tried("deactivate", lambda: self._stop(self._made()))
 
     def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of networks, publishers and services."""
@@ -115,29 +125,51 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
 
     def _configure(self) -> None:
         with contextlib.ExitStack() as stack:
-            from offload.models import always_one
-
-            given = {name: file for name in self._graph.models if (file := self._text(f"models.{name}"))}
-            models: Any = load_networks(self._graph, given, threads=2)
-            if models and (offload := self._text("offload.file")):
-                models = stack.enter_context(
-                    offloaded(Path(offload), self._graph, models, hint=always_one, say=self.warn)
-                )
-            elif models:
-                from perception.runtime import LocalModels
-
-                models = LocalModels(models)
+            models, own, hear = self._models(stack)
             transport = stack.enter_context(RclpyTransport(self, say=self.warn))
-            self._host = LiveHost(
+            host = LiveHost(
                 self._graph,
                 transport,
-                models=models or None,
+                models=models,
                 namespace=self.get_namespace(),
                 use_sim_time=bool(self.get_parameter("use_sim_time").value),
                 say=self.warn,
                 name=self.get_name(),
+                on_output=hear,
             )
+            recordings = offer_services(
+                host,
+                transport,
+                self.get_fully_qualified_name(),
+                record_dir=Path(self._text("record_dir")),
+                say=self.warn,
+            )
+            stack.callback(recordings.close)
+            for setting in own:
+                self._declare(setting.parameter)
+                stack.callback(self.undeclare_parameter, setting.parameter.name)
+            self._settings = HostParameters(host, own)
+            self._host = host
             self._until_cleanup = stack.pop_all()
+
+    def _models(self, stack: contextlib.ExitStack) -> tuple[Any, list[HostSetting], Callable[[str, Message], None]]:
+        """The graph's networks, their parameters, and an ear for the tracker's wish when to look next."""
+        given = {name: file for name in self._graph.models if (file := self._text(f"models.{name}"))}
+        networks, offload = load_networks(self._graph, given, threads=2), self._text("offload.file")
+        if offload and not networks:
+            raise UserError(f"graph {self._graph.name} runs no networks: leave offload.file out")
+        if offload:
+            from offload.models import LookHint
+
+            hint = LookHint()
+            models = stack.enter_context(offloaded(Path(offload), self._graph, networks, hint=hint, say=self.warn))
+            hear = lambda _topic, message: hint.heard(message) if isinstance(message, NextLook) else None  # noqa: E731
+            return models, [offload_policy(models)], hear
+        if not networks:
+            return None, [], lambda _topic, _message: None
+        from perception.runtime import LocalModels
+
+        return LocalModels(networks), [], lambda _topic, _message: None
 
     # --- parameters ------------------------------------------------------------------------------------------------
 
@@ -161,13 +193,13 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
         return apply(graph, given)
 
     def _declare(self, parameter: Parameter) -> Any:
-        kind = RclpyParameter.Type(int(parameter.kind))
-        if parameter.value not in (None, ()):
+        about = _descriptor(parameter)
+        if parameter.value != ():
             value = list(parameter.value) if isinstance(parameter.value, tuple) else parameter.value
-            return self.declare_parameter(parameter.name, value, _descriptor(parameter))
-        # No type can be read off an empty list, or nothing.
-        declared = self.declare_parameter(parameter.name, kind, _descriptor(parameter))
-        if declared.type_ == RclpyParameter.Type.NOT_SET and parameter.value == ():
+            return self.declare_parameter(parameter.name, value, about)
+        kind = RclpyParameter.Type(int(parameter.kind))  # rclpy reads no type off an empty list
+        declared = self.declare_parameter(parameter.name, kind, about)
+        if declared.type_ == RclpyParameter.Type.NOT_SET:
             self.set_parameters([RclpyParameter(parameter.name, kind, [])])
             return self.get_parameter(parameter.name)
         return declared
@@ -180,27 +212,17 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
                 self.warn(f"no parameter {name!r}; {nearest_hint(name, known)}")
 
     def _on_set(self, parameters: Sequence[Any]) -> SetParametersResult:
-        changes = {p.name: _plain(p.value) for p in parameters if p.name in names(self._graph)}
+        """rclpy asks before it sets; types and ranges it has compared already."""
+        is_ours = {**self._settings.values()} if self._settings else names(self._graph)
+        changes = {p.name: _plain(p.value) for p in parameters if p.name in is_ours}
         try:
-            self._change(changes)
+            if self._settings is not None:
+                self._settings.set(changes)
+            own = {name: value for name, value in changes.items() if name in names(self._graph)}
+            self._graph = apply(self._graph, own)
         except UserError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
-
-    def _change(self, changes: dict[str, Any]) -> None:
-        """Another graph, and another config of each component concerned: all or none."""
-        graph = apply(self._graph, changes)
-        changed: list[Any] = []
-        try:
-            for old, new in zip(self._graph.nodes, graph.nodes, strict=True):
-                if self._host is not None and new.config is not old.config:
-                    self._made().reconfigure(new.name, new.config)
-                    changed.append(old)
-        except UserError:
-            for old in changed:
-                self._made().reconfigure(old.name, old.config)
-            raise
-        self._graph = graph
 
 
 def _plain(value: Any) -> Any:
@@ -209,15 +231,10 @@ def _plain(value: Any) -> Any:
 
 
 def _descriptor(parameter: Parameter) -> Any:
-    descriptor = ParameterDescriptor(description=parameter.description, read_only=parameter.is_read_only)
-    if parameter.choices:
-        descriptor.additional_constraints = f"one of {', '.join(parameter.choices)}"
-    elif not parameter.is_live:
-        descriptor.additional_constraints = "cannot change while the node is active"
-    if parameter.bounds is not None and parameter.value is not None:
-        low, high = parameter.bounds
-        if parameter.kind is Kind.INTEGER:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
-        elif low <= parameter.value <= high:
-            descriptor.floating_point_range = [FloatingPointRange(from_value=float(low), to_value=float(high))]
-    return descriptor
+    """The same as other hosts answer, in rclpy's class. A default beyond all bounds, infinity say, must stay."""
+    if parameter.bounds is not None and not (
+        parameter.value is not None and parameter.bounds[0] <= parameter.value <= parameter.bounds[1]
+    ):
+        parameter = replace(parameter, bounds=None)
+    data = STORE.serialize_cdr(descriptor(parameter), "rcl_interfaces/msg/ParameterDescriptor")
+    return deserialize_message(bytes(data), ParameterDescriptor)
