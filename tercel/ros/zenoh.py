@@ -63,7 +63,7 @@ class ZenohTransport:
         except zenoh.ZError as error:
             raise UserError(f"zenoh does not start: {error}") from None
         self._zid = str(self._session.zid())
-        self._graph = Graph(identity.domain, self._problem)
+        self._graph = Graph(identity.domain, self._zid, self._problem)
         on_token = handlers.Callback(self._graph.on_token, indirect=False)
         self._declared.append(
             self._session.liveliness().declare_subscriber(f"{wire.PREFIX}/{identity.domain}/**", on_token, history=True)
@@ -117,6 +117,7 @@ class ZenohTransport:
             with self._lock:
                 if subscription in self._subscriptions:
                     self._subscriptions.remove(subscription)
+                    self._graph.unwatch(topic)
 
         return end
 

@@ -16,8 +16,9 @@ _MAX_ENTITIES = 16_384  # tokens come from strangers: what they may fill is boun
 class Graph:
     """The entities that are alive in one domain. `problem` is told of wrong types on topics that are watched."""
 
-    def __init__(self, domain: int, problem: Callable[[str], None]) -> None:
+    def __init__(self, domain: int, our_session: str, problem: Callable[[str], None]) -> None:
         self._domain = domain
+        self._our_session = our_session
         self._problem = problem
         self._lock = threading.Lock()
         self._entities: dict[str, wire.Entity] = {}
@@ -47,8 +48,13 @@ class Graph:
             return
         if not is_gone:
             self._check(entity.node_name, end, watched)
-        elif (wire.ros_type(end.dds_type), end.type_hash) == watched:
+        elif entity.session != self._our_session and (wire.ros_type(end.dds_type), end.type_hash) == watched:
             self._problem(f"{end.name}: its publisher {entity.node_name} went away")
+
+    def unwatch(self, topic: str) -> None:
+        """The opposite of `watch`."""
+        with self._lock:
+            self._watched.pop(topic, None)
 
     def watch(self, topic: str, ros_type: str, type_hash: str) -> None:
         """From now on, name those who publish something else under this topic, and those who leave it."""
