@@ -58,14 +58,14 @@ def _dashboard(args: argparse.Namespace) -> int:
         identity = identity if args.domain is None else replace(identity, domain=args.domain)
         kind = args.transport or "zenoh"
         state = DashboardState(str(args.recording.name) if args.recording else f"{kind}, domain {identity.domain}")
-        stack.enter_context(_feed(args, kind, identity, state, stack))
+        feed = stack.enter_context(_feed(args, kind, identity, state, stack))
         server = stack.enter_context(
             DashboardServer(state, args.listen, args.port, access, tuple(args.tls) if args.tls else None)
         )
         _say(f"dashboard: {server.url}")
         if access.token and not args.tls and args.listen != "127.0.0.1":
             _say("without --tls the token and all pictures can be read by anybody on this network")
-        _until_interrupted(server.check)
+        _until_interrupted(server.check, feed.check)
     return 0
 
 
@@ -79,7 +79,7 @@ def _feed(args: argparse.Namespace, kind: Any, identity: Identity, state: Any, s
     return Feed(transport, state, say=_say)
 
 
-def _until_interrupted(check: Callable[[], None]) -> None:
+def _until_interrupted(*checks: Callable[[], None]) -> None:
     """Return at SIGINT or SIGTERM; until then check that all is well."""
     stop = threading.Event()
 
@@ -89,7 +89,8 @@ def _until_interrupted(check: Callable[[], None]) -> None:
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while not stop.wait(0.5):
-            check()
+            for check in checks:
+                check()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -39,12 +39,20 @@ class Feed:
         self._transport, self._state, self._wall_ns, self._say = transport, state, wall_ns, say
         self._subscribed: dict[str, tuple[str, Callable[[], None]]] = {}
         self._ended = threading.Event()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._watch, name="dashboard-feed", daemon=True)
 
     def _watch(self) -> None:
-        while not self._ended.is_set():
-            self.look()
-            self._ended.wait(_LOOK_S)
+        try:
+            while not self._ended.wait(_LOOK_S):
+                self.look()
+        except Exception as error:
+            self._failure = error
+
+    def check(self) -> None:
+        """Raises what has ended the watching, if something has."""
+        if self._failure is not None:
+            raise self._failure
 
     def look(self) -> None:
         """See what is published now, and read what is new."""
@@ -72,6 +80,7 @@ class Feed:
             return lambda: None
 
     def __enter__(self) -> Feed:
+        self.look()
         self._thread.start()
         return self
 
@@ -91,14 +100,25 @@ class RecordingFeed:
         self._player = Player(recording, self._sender, rate=rate, say=say)
         self._feed = Feed(self._reader, state, wall_ns=self._player.now_ns, say=say)
         self._ended = threading.Event()
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._play, name="dashboard-player", daemon=True)
 
     def _play(self) -> None:
         span_s = (self._recording.end_ns - self._recording.start_ns) / 1e9
-        self._player.play(self._ended, rounds=None, progress=lambda share: self._state.progress(share * span_s, span_s))
+        try:
+            self._player.play(
+                self._ended, rounds=None, progress=lambda share: self._state.progress(share * span_s, span_s)
+            )
+        except Exception as error:
+            self._failure = error
+
+    def check(self) -> None:
+        """Raises what has ended the playing, if something has."""
+        self._feed.check()
+        if self._failure is not None:
+            raise self._failure
 
     def __enter__(self) -> RecordingFeed:
-        self._feed.look()
         self._feed.__enter__()
         self._thread.start()
         return self

@@ -89,8 +89,18 @@ class Way:
         place = tuple(float(v) for v in pose.frame_T_child[:3, 3])
         if not self.path_m or math.dist(place, self.path_m[-1]) >= self.step_m:
             self.path_m.append((place[0], place[1], place[2]))
-            if len(self.path_m) > MAX_PATH:
-                self.path_m, self.step_m = self.path_m[::2], 2 * self.step_m
+            while len(self.path_m) > MAX_PATH:
+                self.step_m *= 2
+                self.path_m = _at_least_apart(self.path_m, self.step_m)
+
+
+def _at_least_apart(path_m: list[tuple[float, float, float]], step_m: float) -> list[tuple[float, float, float]]:
+    """The first point, and of the others each that is so far from the one kept before it."""
+    kept = path_m[:1]
+    for place in path_m[1:]:
+        if math.dist(place, kept[-1]) >= step_m:
+            kept.append(place)
+    return kept
 
 
 class Map:

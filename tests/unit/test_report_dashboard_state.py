@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercel.report.dashboard_alarms import MAX_PAST, Alarm, Alarms
@@ -36,6 +36,7 @@ def test_rate_and_latency_are_those_of_the_messages() -> None:
     assert rows["/camera/image"]["count"] == 60
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 400), min_size=1, max_size=300),
 )
