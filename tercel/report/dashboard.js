@@ -9,6 +9,7 @@ const FATE_WORDS = { edge: "on the board", cloud: "in the cloud", split: "split"
 const OLD_S = 2;
 
 let heardAt = 0; // performance.now() of the last event
+let refused = false; // the server has answered, but with no stream of events
 let tables = null;
 let tablesAt = 0;
 
@@ -385,7 +386,8 @@ function showAges() {
   const quiet = (performance.now() - heardAt) / 1000;
   const lost = heardAt > 0 && quiet > 3;
   document.body.className = heardAt === 0 ? "waiting" : lost ? "lost" : "live";
-  say($("#link span"), heardAt === 0 ? "connecting" : lost ? `no connection for ${span(quiet)}; trying again` : `live ${clock(0)}`);
+  const waiting = refused ? "too many pages look at this dashboard" : "connecting";
+  say($("#link span"), heardAt === 0 ? waiting : lost ? `no connection for ${span(quiet)}; trying again` : `live ${clock(0)}`);
   if (!tables) return;
   const ages = new Map(tables.topics.map((topic) => [topic.name, topic.age_s === null ? null : topic.age_s + sinceTables()]));
   const ageOf = (name) => ages.get(name) ?? null;
@@ -435,9 +437,11 @@ function listen() {
     say($("#problems"), problems.length ? `Could not be read: ${problems.join("; ")}` : "");
     showAges();
   });
-  stream.addEventListener("error", () => {
+  stream.addEventListener("error", async () => {
     if (stream.readyState !== EventSource.CLOSED) return; // it tries again by itself
-    stream.close();
+    refused = true; // too many pages, or another token than when this page was opened
+    const answer = await fetch("/dashboard.js").catch(() => null);
+    if (answer && answer.status === 401) return location.reload();
     setTimeout(listen, 2000);
   });
 }

@@ -224,11 +224,16 @@ class Map:
         return place
 
     def _way(self, now_ns: int) -> Way | None:
-        """The odometry that is shown: what moves now, the estimate rather than the truth; else what /tf tells."""
+        """The odometry that is shown: what moves now, the estimate rather than the truth, one that says of which frame
+        it is rather than a bare pose; else what /tf tells.
+        """
         ways = [way for way in self._ways.values() if way.recent] or [w for w in self._moving.values() if w.recent]
-        return min(
-            ways, key=lambda w: (now_ns - w.at_ns > _FRESH_NS, w.name.startswith("/truth/"), w.name), default=None
-        )
+
+        def rank(way: Way) -> tuple[bool, bool, bool, str]:
+            is_bare = not way.recent[-1].child_frame_id
+            return now_ns - way.at_ns > _FRESH_NS, way.name.startswith("/truth/"), is_bare, way.name
+
+        return min(ways, key=rank, default=None)
 
     def _best(self, kept: dict[str, _Newest], now_ns: int) -> str | None:
         return min(kept, key=lambda n: (now_ns - kept[n].at_ns > _FRESH_NS, n.startswith("/truth/"), n), default=None)

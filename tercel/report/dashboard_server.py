@@ -238,6 +238,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # the name that http.server looks for
         """Answer one request."""
+        if self.site.news.is_over:  # a connection that was kept open outlives the server's port
+            self.close_connection = True
+            return None
         try:
             url = urlsplit(self.path)
             query = parse_qs(url.query, max_num_fields=4)

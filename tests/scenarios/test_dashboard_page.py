@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tercel.report.dashboard_server import DashboardServer
+from tercel.report.dashboard_server import MAX_CLIENTS, DashboardServer
 from tercel.report.dashboard_state import DashboardState
 from tests.scenarios import dashboard_robot as robot
-from tests.scenarios.dashboard_serving import CLOSED, OPEN, TOKEN, Robot, until
+from tests.scenarios.dashboard_serving import CLOSED, OPEN, TOKEN, Robot, Stream, until
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATH_RGB = (255, 209, 102)
@@ -99,7 +99,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Page]:
-    browser.delete_all_cookies()
+    browser.execute_cdp_cmd("Network.clearBrowserCookies", {})  # those of all ports
     browser.get_log("browser")
     yield Page(browser)
     browser.get("about:blank")
@@ -254,6 +254,31 @@ def test_after_a_restart_of_the_server_the_page_is_live_again(
         before = page.text("#topics tbody")
         until(lambda: page.text("#topics tbody") != before)
         until(lambda: page.pixels("#camera canvas").std() > 20)
+
+
+def test_a_page_too_many_says_so_and_comes_to_life_when_another_is_closed(
+    server: DashboardServer, driving: Robot, page: Page
+) -> None:
+    others = [Stream(server.port) for _ in range(MAX_CLIENTS)]
+    try:
+        page.open(server)
+        page.shows("#link", "too many pages")
+    finally:
+        for other in others:
+            other.close()
+    page.shows("#link", "live")
+    page.shows("#verdict", "No alarms")
+
+
+def test_a_page_whose_token_is_no_longer_known_asks_for_the_new_one(
+    state: DashboardState, driving: Robot, page: Page
+) -> None:
+    with DashboardServer(state, "127.0.0.1", 0, OPEN) as server:
+        page.open(server)
+        page.shows("#link", "live")
+        port = server.port
+    with DashboardServer(state, "127.0.0.1", port, CLOSED):
+        until(lambda: page.driver.find_elements("id", "token"), within_s=15)
 
 
 def test_what_changes_never_moves_the_page(server: DashboardServer, state: DashboardState, page: Page) -> None:

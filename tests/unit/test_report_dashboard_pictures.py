@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -140,6 +141,16 @@ def test_a_sweep_that_no_transform_connects_is_named_not_drawn_at_a_guess() -> N
     assert len(points) == 0
     assert len(path) > 0
     assert head["notes"] == ["/lidar/points is not drawn: no transform from lidar to odom"]
+
+
+def test_a_bare_pose_and_the_truth_stand_back_behind_odometry() -> None:
+    state = DashboardState("test")
+    for topic, child in (("/a_pose", ""), ("/truth/odometry", "base_link"), ("/z_odometry", "base_link")):
+        pose = replace(robot.pose(1, S), child_frame_id=child, frame_id=topic[1:])
+        ros_type, data = robot.data_of(pose)
+        state.receive(topic, ros_type, data, S, S)
+    state.tick(S)
+    assert split_blob(state.map(None, S))[0]["way"] == "/z_odometry"
 
 
 def test_without_odometry_the_sweep_is_shown_in_its_own_frame() -> None:
