@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.scenarios.conftest import camera_lidar_drive, world  # noqa: F401 (recordings)
+
 if TYPE_CHECKING:
     from tests.ros.peers import Peer, Robot
 
