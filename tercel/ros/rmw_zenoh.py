@@ -121,7 +121,7 @@ def token(entity: Entity) -> str:
 
 def read_token(text: str) -> Entity:
     """The entity of a liveliness key. Raises Rejected for what no rmw_zenoh writes. Further parts are ignored."""
-    parts = text.split("/", 14) if len(text) <= MAX_TOKEN_CHARS else []
+    parts = text.split("/", 14) if len(text) <= MAX_TOKEN_CHARS and text.isprintable() else []
     if len(parts) < 9 or parts[0] != PREFIX or parts[5] not in KINDS or not all(parts):
         raise Rejected("liveliness token of an unknown form")
     if not _is_number(parts[1]):

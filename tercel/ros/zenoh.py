@@ -35,6 +35,8 @@ _QUERY: dict[str, Any] = {  # as rmw_client_data.cpp
 }
 _POLL_S = 0.005
 _MAX_PUBLISHERS = 256  # whose sequence numbers one subscription remembers
+_MAX_PROBLEMS = 500
+_MAX_GAP = 1_000_000  # sequence numbers that jump further are not a loss, but a publisher that counts otherwise
 _CDR_HEADERS = (b"\x00\x00", b"\x00\x01")  # plain CDR, big and little-endian
 
 
@@ -52,7 +54,8 @@ class ZenohTransport:
         self.identity = identity
         self.problems: Counter[str] = Counter()
         self._say = say
-        self._lock = threading.RLock()
+        # Never held while zenoh is called: its threads hold locks of their own when they call us.
+        self._lock = threading.Lock()
         self._next_id = 1  # the node itself is 0
         self._is_open = True
         self._declared: list[Any] = []  # what has undeclare(), in the order of declaring
@@ -144,8 +147,9 @@ class ZenohTransport:
                     return
                 query.reply(key, response, attachment=wire.attachment(asked.sequence, time.time_ns(), asked.gid))
 
+        queryable = self._session.declare_queryable(key, on_query, complete=True)
         with self._lock:
-            self._declared.append(self._session.declare_queryable(key, on_query, complete=True))
+            self._declared.append(queryable)
         self._declare_token(token)
 
     def call(self, service: str, srv_type: str, request: Data, *, timeout_s: float) -> Data:
@@ -174,15 +178,17 @@ class ZenohTransport:
 
     def _client(self, service: str, srv_type: str) -> _Client:
         with self._lock:
-            client = self._clients.get((service, srv_type))
-            if client is None:
-                key, token = self._endpoint("SC", service, srv_type, wire.SERVICE_QOS)
-                # The querier asks nothing; it is there because it knows whether somebody would answer.
-                client = _Client(self._session.declare_querier(key, **_QUERY), wire.gid(token))
-                self._clients[service, srv_type] = client
-                self._declared.append(client.querier)
-                self._declare_token(token)
-            return client
+            known = self._clients.get((service, srv_type))
+        if known is not None:
+            return known
+        key, token = self._endpoint("SC", service, srv_type, wire.SERVICE_QOS)
+        # The querier asks nothing; it is there because it knows whether somebody would answer.
+        client = _Client(self._session.declare_querier(key, **_QUERY), wire.gid(token))
+        with self._lock:
+            self._declared.append(client.querier)
+            self._clients[service, srv_type] = client  # two threads may come here at once: two clients are no harm
+        self._declare_token(token)
+        return client
 
     # --- graph ---
 
@@ -220,6 +226,8 @@ class ZenohTransport:
 
     def _problem(self, reason: str, times: int = 1) -> None:
         with self._lock:
+            if reason not in self.problems and len(self.problems) >= _MAX_PROBLEMS:
+                reason = "further problems"  # strangers' names are in some reasons: they must not fill the memory
             is_new = reason not in self.problems
             self.problems[reason] += times
         if is_new:
@@ -302,8 +310,10 @@ class _Subscription:
         last = self._last.pop(sent.gid, None)
         if last is None and len(self._last) >= _MAX_PUBLISHERS:
             self._last.pop(next(iter(self._last)))
-        self._last[sent.gid] = sent.sequence if last is None else max(last, sent.sequence)
-        return 0 if last is None else max(0, sent.sequence - last - 1)
+        gap = 0 if last is None else sent.sequence - last - 1
+        is_late = last is not None and -_MAX_GAP < gap < 0
+        self._last[sent.gid] = last if last is not None and is_late else sent.sequence
+        return gap if 0 < gap < _MAX_GAP else 0
 
     def end(self) -> None:
         """Callbacks have ended when this returns."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import signal
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -239,9 +240,12 @@ def test_another_domain_hears_nothing(join: Open, domain: int) -> None:
     assert other.nodes() == ["/other"]
 
 
+@pytest.mark.parametrize("shared_memory", [True, False])
 def test_a_publisher_that_is_killed_in_mid_message_is_named_and_the_next_one_heard(
-    network: Path, domain: int, join: Open
+    shared_memory: bool, network: Path, domain: int, join: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without shared memory a message of 2 MB goes as some forty fragments."""
+    monkeypatch.setenv("ZENOH_CONFIG_OVERRIDE", f"transport/shared_memory/enabled={json.dumps(shared_memory)}")
     us = join()
     got: list[int] = []
     us.subscribe("/camera", IMAGE_TYPE, SENSOR, lambda data: got.append(len(data)))
@@ -323,6 +327,86 @@ def test_after_a_subscription_has_ended_nothing_comes_and_closing_twice_is_no_ha
     us.close()
     publisher.publish(cdr("z"))
     assert us.problems == {"/chatter: not sent, the session is closed": 1}
+
+
+def test_strangers_cannot_fill_our_memory_with_problems(join: Open, network: Path, domain: int) -> None:
+    said: list[str] = []
+    us = join(say=said.append)
+    us.subscribe("/chatter", STRING, RELIABLE, lambda _data: None)
+    with zenoh.open(zenoh.Config.from_file(network)) as stranger:
+        liveliness, end = stranger.liveliness(), "hash/::,10:,:,:,,"
+        tokens = [
+            liveliness.declare_token(f"@ros2_lv/{domain}/a/0/{i}/MP/%/%/n/%chatter/p::msg::dds_::T{i}_/{end}")
+            for i in range(700)
+        ]
+        assert wait_for(lambda: us.problems.total() == len(tokens))
+    assert len(us.problems) == len(said) == 501
+    assert us.problems["further problems"] == 200
+
+
+def test_sequence_numbers_that_leap_are_not_counted_as_a_loss(join: Open, network: Path, domain: int) -> None:
+    us = join()
+    got: list[Data] = []
+    us.subscribe("/chatter", STRING, RELIABLE, got.append)
+    sequences = (5, 6, 9, 8, 10, 2**62, -3, -2, 0)  # lost: 7 and 8, of which 8 comes late; then 1 between -2 and 0
+    with zenoh.open(zenoh.Config.from_file(network)) as stranger:
+        publisher = stranger.declare_publisher(wire.data_key(domain, "/chatter", STRING, "jazzy"))
+        assert wait_for(lambda: publisher.matching_status.matching)
+        for sequence in sequences:
+            publisher.put(cdr("x"), attachment=wire.attachment(sequence, 0, bytes(16)))
+        assert wait_for(lambda: len(got) == len(sequences))
+    assert us.problems == {"/chatter: messages lost on the way": 3}
+
+
+def rmw_zenoh_session(folder: Path, router_port: int) -> Path:
+    """What matters of rmw_zenoh's DEFAULT_RMW_ZENOH_SESSION_CONFIG.json5: all goes by the router on this machine."""
+    path = folder / "rmw_session.json5"
+    path.write_text(
+        f'{{ mode: "peer", connect: {{ endpoints: ["tcp/localhost:{router_port}"] }},'
+        ' listen: { endpoints: ["tcp/localhost:0"] }, timestamping: { enabled: true },'
+        " scouting: { multicast: { enabled: false }, gossip: { enabled: true, multihop: false,"
+        ' target: { router: ["router", "peer"], peer: ["router"] },'
+        ' autoconnect_strategy: { peer: { to_router: "always", to_peer: "greater-zid" } } } } }'
+    )
+    return path
+
+
+@pytest.mark.parametrize("router_first", [True, False])
+def test_with_our_defaults_we_meet_rmw_zenohs_sessions_at_their_router(
+    router_first: bool, tmp_path: Path, domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rmw_zenohd is such a router (DEFAULT_RMW_ZENOH_ROUTER_CONFIG.json5); it may start before us, or after."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    router = f'{{ mode: "router", listen: {{ endpoints: ["tcp/127.0.0.1:{port}"] }},'
+    router += " scouting: { multicast: { enabled: false } }, timestamping: { enabled: true } }"
+    scouting = f"224.0.0.224:{random.SystemRandom().randint(20_000, 60_000)}"
+    ours = f'connect/endpoints=["tcp/127.0.0.1:{port}"];scouting/multicast/address="{scouting}"'
+    got: list[bytes] = []
+    with contextlib.ExitStack() as stack:
+        if router_first:
+            stack.enter_context(zenoh.open(zenoh.Config.from_json5(router)))
+        with monkeypatch.context() as patch:
+            patch.setenv("ZENOH_CONFIG_OVERRIDE", ours)
+            us = stack.enter_context(ZenohTransport(Identity("us", domain=domain)))
+        if not router_first:
+            stack.enter_context(zenoh.open(zenoh.Config.from_json5(router)))
+        config = rmw_zenoh_session(tmp_path, port)
+        ros = stack.enter_context(ZenohTransport(Identity("ros", domain=domain), config=config))
+        ros.subscribe("/chatter", STRING, RELIABLE, lambda data: got.append(bytes(data)))
+        publisher = us.advertise("/chatter", STRING, RELIABLE)
+        assert wait_for(lambda: us.nodes() == ["/ros", "/us"] == ros.nodes())
+        assert wait_for(lambda: publisher.publish(cdr("x")) or got)
+
+
+def test_with_our_defaults_two_programs_meet_without_any_router(domain: int) -> None:
+    got: list[bytes] = []
+    with ZenohTransport(Identity("one", domain=domain)) as one, ZenohTransport(Identity("two", domain=domain)) as two:
+        one.subscribe("/chatter", STRING, RELIABLE, lambda data: got.append(bytes(data)))
+        publisher = two.advertise("/chatter", STRING, RELIABLE)
+        assert wait_for(lambda: one.nodes() == ["/one", "/two"] == two.nodes())
+        assert wait_for(lambda: publisher.publish(cdr("x")) or got)
 
 
 def test_a_type_that_nobody_knows_is_a_users_mistake(join: Open) -> None:

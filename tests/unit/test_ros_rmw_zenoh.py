@@ -111,6 +111,7 @@ def test_no_text_is_more_than_rejected(text: str) -> None:
         "@ros2_lv/2/a/0/0/XX/%/%/listener",  # a kind that nobody knows
         "@ros2_lv/2/a/0/0/NN/%/%",  # too short
         "@ros2_lv/2/a/0/0/NN//%/listener",  # an empty part
+        "@ros2_lv/2/a/0/0/NN/%/%/\x1b[2Jn",  # what a terminal would obey
         "@ros2_lv/2/a/0/1/MP/%/%/talker",  # a publisher of nothing
         "@ros2_lv/2/a/0/1/MP/%/%/talker/%chatter/type/hash/::",  # a QoS that is cut off
         "@ros2_lv/2/a/0/1/MP/%/%/talker/%chatter/type/hash/::,x:,:,:,,",  # a depth that is no number
