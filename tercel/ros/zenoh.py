@@ -34,6 +34,7 @@ _QUERY: dict[str, Any] = {  # as rmw_client_data.cpp
     "consolidation": zenoh.ConsolidationMode.NONE,
 }
 _POLL_S = 0.005
+_PATIENCE = 400  # times that
 _MAX_PUBLISHERS = 256  # whose sequence numbers one subscription remembers
 _MAX_PROBLEMS = 500
 _MAX_GAP = 1_000_000  # sequence numbers that jump further are not a loss, but a publisher that counts otherwise
@@ -92,10 +93,11 @@ class ZenohTransport:
             )  # fmt: skip
         else:
             publisher = self._session.declare_publisher(key, **options)
+        sender = ZenohPublisher(topic, publisher, wire.gid(token), self._problem)
         with self._lock:
-            self._declared.append(publisher)
+            self._declared.append(sender)
         self._declare_token(token)
-        return ZenohPublisher(topic, publisher, wire.gid(token), self._problem)
+        return sender
 
     def subscribe(self, topic: str, ros_type: str, qos: QoS, on_data: Callable[[Data], None]) -> Callable[[], None]:
         """Call on_data, on zenoh's receiving thread, with each message of this very type."""
@@ -211,7 +213,7 @@ class ZenohTransport:
         for subscription in subscriptions:
             subscription.end()
         for thing in reversed(declared):
-            thing.undeclare()
+            _undeclare(thing)
         self._session.close()
 
     def __enter__(self) -> ZenohTransport:
@@ -277,6 +279,11 @@ class ZenohPublisher:
             except zenoh.ZError:
                 self._problem(f"{self._topic}: not sent, the session is closed")
 
+    def undeclare(self) -> None:
+        """Withdraw it, once nobody is publishing."""
+        with self._lock:
+            self._publisher.undeclare()
+
 
 class _Subscription:
     """The receiving end: refuses what is not a message, and finds by the sequence numbers what was lost."""
@@ -322,7 +329,7 @@ class _Subscription:
                 return
             self._is_ended = True
         for thing in self.declared:
-            thing.undeclare()
+            _undeclare(thing)
 
 
 class _Client:
@@ -338,6 +345,17 @@ class _Client:
         with self._lock:
             self._sequence += 1
             return wire.attachment(self._sequence, time.time_ns(), self._gid)
+
+
+def _undeclare(thing: Any) -> None:
+    """Withdraw a declaration. zenoh refuses while a thread of ours is inside a call of it."""
+    for _ in range(_PATIENCE):
+        try:
+            thing.undeclare()
+        except RuntimeError:
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def _owned(data: Data) -> bytes | bytearray:

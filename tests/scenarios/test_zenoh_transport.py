@@ -7,6 +7,7 @@ import json
 import random
 import signal
 import socket
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -407,6 +408,53 @@ def test_with_our_defaults_two_programs_meet_without_any_router(domain: int) -> 
         publisher = two.advertise("/chatter", STRING, RELIABLE)
         assert wait_for(lambda: one.nodes() == ["/one", "/two"] == two.nodes())
         assert wait_for(lambda: publisher.publish(cdr("x")) or got)
+
+
+def test_closing_while_threads_publish_and_call_ends_soon_and_raises_nothing_in_the_closer(join: Open) -> None:
+    us, reader = join("us"), join("reader")
+    reader.subscribe("/camera", IMAGE_TYPE, SENSOR, lambda _data: None)
+    publisher = us.advertise("/camera", IMAGE_TYPE, SENSOR)
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.is_set():
+            publisher.publish(b"\x00\x01\x00\x00" + bytes(1_000_000))
+
+    def ask() -> None:
+        with contextlib.suppress(TimeoutError, zenoh.ZError):
+            us.call("/nothing", "std_srvs/srv/Trigger", make_request("std_srvs/srv/Trigger"), timeout_s=1)
+
+    threads = [threading.Thread(target=publish), threading.Thread(target=publish), threading.Thread(target=ask)]
+    try:
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        began_s = time.monotonic()
+        us.close()
+        assert time.monotonic() - began_s < 2
+        assert wait_for(lambda: us.problems["/camera: not sent, the session is closed"])
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_reader_keeps_no_memory_of_publishers_that_came_and_went(network: Path, domain: int, join: Open) -> None:
+    """zenoh's shared memory would keep 18 MB of each: that is why it is off by default."""
+
+    def shared_maps() -> set[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return {line.split()[-1] for line in lines if line.endswith(".zenoh")}
+
+    before = shared_maps()
+    us = join()
+    got: list[int] = []
+    us.subscribe("/camera", IMAGE_TYPE, SENSOR, lambda data: got.append(len(data)))
+    for _ in range(2):
+        got.clear()
+        with peer(network, domain, "driver", "publish", "/camera"):
+            assert wait_for(lambda: len(got) > 3)
+    assert shared_maps() <= before
 
 
 def test_a_type_that_nobody_knows_is_a_users_mistake(join: Open) -> None:

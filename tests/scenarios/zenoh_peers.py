@@ -18,22 +18,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import zenoh
+
 from tercel.ros.service_types import make_response, read_request
 from tercel.ros.transport import COMMAND, SENSOR, Data, Identity
 from tercel.ros.zenoh import ZenohTransport
+from tercel.ros.zenoh_config import DEFAULT
 
 HERE = Path(__file__)
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 
 
-def private_network(folder: Path) -> Path:
-    """A configuration whose peers meet each other and nobody else: no router, scouting on a port of their own."""
+def private_network(folder: Path, **changes: str) -> Path:
+    """Our default with a scouting port of its own and no router: its peers meet each other and nobody else.
+
+    changes: single settings with "__" for "/", as JSON.
+    """
+    config = zenoh.Config.from_json5(DEFAULT)
     port = random.SystemRandom().randint(20_000, 60_000)
+    alone = {"connect__endpoints": "[]", "scouting__multicast__address": f'"224.0.0.224:{port}"'}
+    for key, value in {**alone, **changes}.items():
+        config.insert_json5(key.replace("__", "/"), value)
     path = folder / "zenoh.json5"
-    path.write_text(
-        '{ mode: "peer", listen: { endpoints: ["tcp/127.0.0.1:0"] }, timestamping: { enabled: true },'
-        f' scouting: {{ multicast: {{ interface: "lo", ttl: 0, address: "224.0.0.224:{port}" }} }} }}'
-    )
+    path.write_text(str(config))
     return path
 
 
