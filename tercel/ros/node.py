@@ -16,11 +16,12 @@ the default, does both at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     ends = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ends.set())
-    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    with ros_errors():
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
         return _spin(name, ends)
     finally:
@@ -87,18 +89,30 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def _spin(name: str, ends: threading.Event) -> int:
     from tercel.ros.node_lifecycle import GraphNode
 
-    node = GraphNode("tercel", None) if name == GRAPH else GraphNode(name, find_graph(name))
+    with ros_errors():
+        node = GraphNode("tercel", None) if name == GRAPH else GraphNode(name, find_graph(name))
     spinning = Spinning(node, node.warn)
+    has_begun = False
     try:
-        if node.autostart and not node.begin():
-            return 2
-        while not ends.wait(timeout=1.0):
+        has_begun = not node.autostart or node.begin()
+        while has_begun and not ends.wait(timeout=1.0):
             pass
-        return 0 if node.finish() else 1
     finally:
-        node.finish()
         spinning.end()
+        is_sound = node.finish()
         node.destroy_node()
+    return 0 if has_begun and is_sound else 1 if has_begun else 2
+
+
+@contextlib.contextmanager
+def ros_errors() -> Iterator[None]:
+    """What rclpy raises is a user's mistake: a wrong ROS argument, name, parameter or parameter file."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "rclpy":
+            raise
+        raise UserError(" ".join(str(error).split())) from None
 
 
 def graph_of(name: str, component: str = "") -> Graph:

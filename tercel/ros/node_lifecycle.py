@@ -40,16 +40,10 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
         self._host: LiveHost | None = None
         self._settings: HostParameters | None = None
         self._until_cleanup = contextlib.ExitStack()
-        try:
-            self._declare_own(graph)
-            chosen = graph_of(self._text("graph"), self._text("component")) if graph is None else graph
-            self._graph = self._declare_graph(chosen)
-            self._warn_of_unknown()
-        except BaseException as error:
-            self.destroy_node()
-            if type(error).__module__.startswith("rclpy."):
-                raise UserError(" ".join(str(error).split())) from None
-            raise
+        self._declare_own(graph)
+        chosen = graph_of(self._text("graph"), self._text("component")) if graph is None else graph
+        self._graph = self._declare_graph(chosen)
+        self._warn_of_unknown()
         self.add_on_set_parameters_callback(self._on_set)
 
     # --- from start to end -----------------------------------------------------------------------------------------

@@ -159,6 +159,7 @@ def test_parameters_given_at_the_start_are_checked_as_those_of_a_graph_file(robo
         ("odometry.neighbours:=many", "odometry.neighbours"),
         ("obstacles.min_range_m:=90.0", "min_range_m"),
         ("graph:=lidaar", "did you mean 'lidar'"),
+        ("not a parameter", "not a parameter"),
     ):
         process = robot(*LIDAR, "-p", given)
         assert process.process.wait(20.0) == 2, process.said()
@@ -167,7 +168,47 @@ def test_parameters_given_at_the_start_are_checked_as_those_of_a_graph_file(robo
         assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--params-file", "nowhere.yaml"), "nowhere.yaml"),
+        (("-r", "__node:=no-name"), "no-name"),
+        (("-r", "__ns:=robot one"), "robot one"),
+        (("--no-such-argument",), "--no-such-argument"),
+    ],
+)
+def test_a_wrong_ros_argument_is_told_in_a_line(arguments: tuple[str, ...], words: str, robot: Any) -> None:
+    process = robot(*LIDAR, *arguments)
+    assert process.process.wait(20.0) == 2, process.said()
+    assert words in process.said()
+    assert "Traceback" not in process.said()
+
+
 def test_a_slip_of_the_pen_in_a_parameters_name_is_told(peer: Peer, robot: Any) -> None:
     process = robot(*LIDAR, "-p", "odometry.map_voxel:=0.7")
     peer.wait_until_active(NODE)
     assert "no parameter 'odometry.map_voxel'; did you mean 'odometry.map_voxel_m'?" in process.said()
+
+
+def test_the_offload_policy_is_a_parameter_while_networks_are_offloaded(
+    peer: Peer, robot: Any, shared_data: Path, tmp_path: Path
+) -> None:
+    from tests.scenarios.offload_live import SETUP
+
+    file = tmp_path / "board.yaml"
+    file.write_text(SETUP.format(policy="tercel", server="").replace("  near:", "  detector:"))
+    model = shared_data / "models" / "fastestdet_352.onnx"
+    robot("-p", "graph:=camera", "-p", f"models.detector:={model}", "-p", f"offload.file:={file}")
+    peer.wait_until_active(NODE)
+    assert peer.get(NODE, "offload.policy") == ["tercel"]
+    (changed,) = peer.set(NODE, offload__policy="edf")
+    assert changed.successful, changed.reason
+    assert peer.get(NODE, "offload.policy") == ["edf"]
+    (unknown,) = peer.set(NODE, offload__policy="edff")
+    assert not unknown.successful
+    assert "did you mean 'edf'" in unknown.reason
+    assert '"policy": "edf"' in peer.trigger(f"{NODE}/status").message
+    assert peer.change(NODE, "deactivate")
+    assert peer.change(NODE, "cleanup")
+    assert peer.change(NODE, "configure")
+    assert peer.get(NODE, "offload.policy") == ["tercel"]
