@@ -131,27 +131,10 @@ class ZenohTransport:
     def serve(self, service: str, srv_type: str, answer: Callable[[Data], Data]) -> None:
         """Answer the service as a queryable. What `answer` raises goes back to the caller, and is counted."""
         key, token = self._endpoint("SS", service, srv_type, wire.SERVICE_QOS)
-
-        def on_query(query: zenoh.Query) -> None:
-            with query:
-                try:
-                    asked = wire.read_attachment(_bytes_of(query.attachment))
-                    request = _checked(_bytes_of(query.payload))
-                except Rejected as reason:
-                    self._problem(f"{service}: {reason}")
-                    query.reply_err(str(reason).encode())
-                    return
-                try:
-                    response = _owned(answer(request))
-                except Exception as error:  # whatever a handler raises, the next request must still be answered
-                    self._problem(f"{service}: its handler failed: {type(error).__name__}")
-                    query.reply_err(f"{type(error).__name__}: {error}".encode())
-                    return
-                query.reply(key, response, attachment=wire.attachment(asked.sequence, time.time_ns(), asked.gid))
-
-        queryable = self._session.declare_queryable(key, on_query, complete=True)
+        server = _Service(service, key, answer, self._problem)
+        server.declared = self._session.declare_queryable(key, server.on_query, complete=True)
         with self._lock:
-            self._declared.append(queryable)
+            self._declared.append(server)
         self._declare_token(token)
 
     def call(self, service: str, srv_type: str, request: Data, *, timeout_s: float) -> Data:
@@ -330,6 +313,44 @@ class _Subscription:
             self._is_ended = True
         for thing in self.declared:
             _undeclare(thing)
+
+
+class _Service:
+    """The answering end of one service. One request at a time, on a thread of zenoh's for this service."""
+
+    def __init__(self, service: str, key: str, answer: Callable[[Data], Data], problem: _CountProblem) -> None:
+        self.declared: Any = None
+        self._service = service
+        self._key = key
+        self._answer = answer
+        self._problem = problem
+        self._lock = threading.RLock()
+        self._is_ended = False
+
+    def on_query(self, query: zenoh.Query) -> None:
+        with self._lock, query:
+            if self._is_ended:
+                return
+            try:
+                asked = wire.read_attachment(_bytes_of(query.attachment))
+                request = _checked(_bytes_of(query.payload))
+            except Rejected as reason:
+                self._problem(f"{self._service}: {reason}")
+                query.reply_err(str(reason).encode())
+                return
+            try:
+                response = _owned(self._answer(request))
+            except Exception as error:  # whatever a handler raises, the next request must still be answered
+                self._problem(f"{self._service}: its handler failed: {type(error).__name__}")
+                query.reply_err(f"{type(error).__name__}: {error}".encode())
+                return
+            query.reply(self._key, response, attachment=wire.attachment(asked.sequence, time.time_ns(), asked.gid))
+
+    def undeclare(self) -> None:
+        """Answers have ended, and been sent, when this returns."""
+        with self._lock:
+            self._is_ended = True
+        self.declared.undeclare()
 
 
 class _Client:

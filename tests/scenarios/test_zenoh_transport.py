@@ -439,6 +439,23 @@ def test_closing_while_threads_publish_and_call_ends_soon_and_raises_nothing_in_
             thread.join()
 
 
+def test_an_answer_under_way_is_sent_before_the_transport_closes(join: Open) -> None:
+    server, client = join("server"), join("client")
+    asked = threading.Event()
+
+    def answer(request: Data) -> Data:
+        asked.set()
+        time.sleep(0.3)
+        return request
+
+    server.serve("/shutdown", "std_srvs/srv/Trigger", answer)
+    closer = threading.Thread(target=lambda: asked.wait(5) and server.close())
+    closer.start()
+    request = make_request("std_srvs/srv/Trigger")
+    assert client.call("/shutdown", "std_srvs/srv/Trigger", request, timeout_s=5) == request
+    closer.join()
+
+
 def test_a_reader_keeps_no_memory_of_publishers_that_came_and_went(network: Path, domain: int, join: Open) -> None:
     """zenoh's shared memory would keep 18 MB of each: that is why it is off by default."""
 
