@@ -107,6 +107,7 @@ class Peer:
 
     def wait_for_subscriber(self, publisher: Any) -> None:
         eventually(lambda: publisher.get_subscription_count(), f"somebody reads {publisher.topic_name}")
+        time.sleep(0.3)  # the other side may know a moment later, and misses until then what is not reliable
 
     def wait_for_publisher(self, topic: str) -> None:
         eventually(lambda: self.node.count_publishers(topic), f"somebody writes {topic}")
