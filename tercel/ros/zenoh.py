@@ -1,11 +1,7 @@
 """The pip-only transport: zenoh as rmw_zenoh speaks it, so that ROS 2 machines see us as one of their nodes.
 
 What is written on the wire is in rmw_zenoh.py, how sessions find each other in zenoh_config.py, who is there in
-zenoh_graph.py; here are the session, its publishers, subscriptions and services.
-
-A subscription's callback runs on zenoh's receiving thread: a reader that lags holds up its own socket and fills
-nothing here. The sender's queue is then full, and what it drops shows as gaps in the sequence numbers that each
-message carries: the reader counts them, by publisher. A service's answers run on a thread of that service.
+zenoh_graph.py, the ends of topics and services in zenoh_ends.py; here is the session that declares them.
 """
 
 from __future__ import annotations
@@ -16,15 +12,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import zenoh
 from zenoh import ext, handlers
 
-from tercel.core.errors import Rejected, UserError
+from tercel.core.errors import UserError
 from tercel.ros import rmw_zenoh as wire
 from tercel.ros.transport import COMMAND, Data, Identity, QoS
 from tercel.ros.zenoh_config import load_config
+from tercel.ros.zenoh_ends import Client, Publisher, Service, Subscription, bytes_of, owned, undeclare
 from tercel.ros.zenoh_graph import Graph
 
 _MISS_DETECTION = ext.MissDetectionConfig(heartbeat=None, sporadic_heartbeat=0.5)  # as rmw_publisher_data.cpp
@@ -34,15 +31,7 @@ _QUERY: dict[str, Any] = {  # as rmw_client_data.cpp
     "consolidation": zenoh.ConsolidationMode.NONE,
 }
 _POLL_S = 0.005
-_PATIENCE = 400  # times that
-_MAX_PUBLISHERS = 256  # whose sequence numbers one subscription remembers
 _MAX_PROBLEMS = 500
-_MAX_GAP = 1_000_000  # sequence numbers that jump further are not a loss, but a publisher that counts otherwise
-_CDR_HEADERS = (b"\x00\x00", b"\x00\x01")  # plain CDR, big and little-endian
-
-
-class _CountProblem(Protocol):
-    def __call__(self, reason: str, times: int = 1) -> None: ...
 
 
 class ZenohTransport:
@@ -60,8 +49,8 @@ class ZenohTransport:
         self._next_id = 1  # the node itself is 0
         self._is_open = True
         self._declared: list[Any] = []  # what has undeclare(), in the order of declaring
-        self._subscriptions: list[_Subscription] = []
-        self._clients: dict[tuple[str, str], _Client] = {}
+        self._subscriptions: list[Subscription] = []
+        self._clients: dict[tuple[str, str], Client] = {}
         try:
             self._session: Any = zenoh.open(load_config(config))
         except zenoh.ZError as error:
@@ -76,7 +65,7 @@ class ZenohTransport:
 
     # --- topics ---
 
-    def advertise(self, topic: str, ros_type: str, qos: QoS) -> ZenohPublisher:
+    def advertise(self, topic: str, ros_type: str, qos: QoS) -> Publisher:
         """Declare a publisher; of one that is transient local, zenoh keeps the last `depth` messages."""
         key, token = self._endpoint("MP", topic, ros_type, qos)
         # rmw_zenoh waits for readers where ROS keeps all, and nowhere else: a slow reader must not stop a sensor.
@@ -93,7 +82,7 @@ class ZenohTransport:
             )  # fmt: skip
         else:
             publisher = self._session.declare_publisher(key, **options)
-        sender = ZenohPublisher(topic, publisher, wire.gid(token), self._problem)
+        sender = Publisher(topic, publisher, wire.gid(token), self._problem)
         with self._lock:
             self._declared.append(sender)
         self._declare_token(token)
@@ -102,7 +91,7 @@ class ZenohTransport:
     def subscribe(self, topic: str, ros_type: str, qos: QoS, on_data: Callable[[Data], None]) -> Callable[[], None]:
         """Call on_data, on zenoh's receiving thread, with each message of this very type."""
         key, token = self._endpoint("MS", topic, ros_type, qos)
-        subscription = _Subscription(topic, on_data, self._problem)
+        subscription = Subscription(topic, on_data, self._problem)
         handler = handlers.Callback(subscription.on_sample, indirect=False)
         if qos.transient_local:
             declared: Any = ext.declare_advanced_subscriber(
@@ -131,7 +120,7 @@ class ZenohTransport:
     def serve(self, service: str, srv_type: str, answer: Callable[[Data], Data]) -> None:
         """Answer the service as a queryable. What `answer` raises goes back to the caller, and is counted."""
         key, token = self._endpoint("SS", service, srv_type, wire.SERVICE_QOS)
-        server = _Service(service, key, answer, self._problem)
+        server = Service(service, key, answer, self._problem)
         server.declared = self._session.declare_queryable(key, server.on_query, complete=True)
         with self._lock:
             self._declared.append(server)
@@ -148,27 +137,27 @@ class ZenohTransport:
             time.sleep(_POLL_S)
         sent = client.next_attachment()
         replies = self._session.get(
-            client.querier.key_expr, payload=_owned(request), attachment=sent,
+            client.querier.key_expr, payload=owned(request), attachment=sent,
             timeout=max(deadline_s - time.monotonic(), _POLL_S), **_QUERY,
         )  # fmt: skip
         failure = ""
         for reply in replies:
             if reply.ok is None:
                 failure = reply.err.payload.to_string()
-            elif _bytes_of(reply.ok.attachment)[: wire.SEQUENCE_BYTES] == sent[: wire.SEQUENCE_BYTES]:
-                return _bytes_of(reply.ok.payload)
+            elif bytes_of(reply.ok.attachment)[: wire.SEQUENCE_BYTES] == sent[: wire.SEQUENCE_BYTES]:
+                return bytes_of(reply.ok.payload)
             else:
                 self._problem(f"{service}: an answer to another question")
         raise TimeoutError(f"{service}: no answer within {timeout_s:g} s" + (f": {failure}" if failure else ""))
 
-    def _client(self, service: str, srv_type: str) -> _Client:
+    def _client(self, service: str, srv_type: str) -> Client:
         with self._lock:
             known = self._clients.get((service, srv_type))
         if known is not None:
             return known
         key, token = self._endpoint("SC", service, srv_type, wire.SERVICE_QOS)
         # The querier asks nothing; it is there because it knows whether somebody would answer.
-        client = _Client(self._session.declare_querier(key, **_QUERY), wire.gid(token))
+        client = Client(self._session.declare_querier(key, **_QUERY), wire.gid(token))
         with self._lock:
             self._declared.append(client.querier)
             self._clients[service, srv_type] = client  # two threads may come here at once: two clients are no harm
@@ -196,7 +185,7 @@ class ZenohTransport:
         for subscription in subscriptions:
             subscription.end()
         for thing in reversed(declared):
-            _undeclare(thing)
+            undeclare(thing)
         self._session.close()
 
     def __enter__(self) -> ZenohTransport:
@@ -240,161 +229,3 @@ class ZenohTransport:
         declared = self._session.liveliness().declare_token(token)
         with self._lock:
             self._declared.append(declared)
-
-
-class ZenohPublisher:
-    """The sending end of one topic; it numbers its messages."""
-
-    def __init__(self, topic: str, publisher: Any, gid: bytes, problem: _CountProblem) -> None:
-        self._topic = topic
-        self._publisher = publisher
-        self._gid = gid
-        self._problem = problem
-        self._sequence = 0
-        self._lock = threading.Lock()
-
-    def publish(self, data: Data) -> None:
-        """Send one message. After the transport's close it is counted as a problem instead."""
-        with self._lock:  # the sequence on the wire must rise
-            self._sequence += 1
-            try:
-                self._publisher.put(_owned(data), attachment=wire.attachment(self._sequence, time.time_ns(), self._gid))
-            except zenoh.ZError:
-                self._problem(f"{self._topic}: not sent, the session is closed")
-
-    def undeclare(self) -> None:
-        """Withdraw it, once nobody is publishing."""
-        with self._lock:
-            self._publisher.undeclare()
-
-
-class _Subscription:
-    """The receiving end: refuses what is not a message, and finds by the sequence numbers what was lost."""
-
-    def __init__(self, topic: str, on_data: Callable[[Data], None], problem: _CountProblem) -> None:
-        self.declared: list[Any] = []
-        self._topic = topic
-        self._on_data = on_data
-        self._problem = problem
-        self._last: dict[bytes, int] = {}  # by the publisher's gid
-        self._lock = threading.RLock()
-        self._is_ended = False
-
-    def on_sample(self, sample: zenoh.Sample) -> None:
-        with self._lock:
-            if self._is_ended:
-                return
-            try:
-                sent = wire.read_attachment(_bytes_of(sample.attachment))
-                data = _checked(_bytes_of(sample.payload))
-            except Rejected as reason:
-                self._problem(f"{self._topic}: {reason}")
-                return
-            lost = self._count_lost(sent)
-            if lost:
-                self._problem(f"{self._topic}: messages lost on the way", lost)
-            self._on_data(data)
-
-    def _count_lost(self, sent: wire.Attachment) -> int:
-        """Messages of this publisher between its last one and this one."""
-        last = self._last.pop(sent.gid, None)
-        if last is None and len(self._last) >= _MAX_PUBLISHERS:
-            self._last.pop(next(iter(self._last)))
-        gap = 0 if last is None else sent.sequence - last - 1
-        is_late = last is not None and -_MAX_GAP < gap < 0
-        self._last[sent.gid] = last if last is not None and is_late else sent.sequence
-        return gap if 0 < gap < _MAX_GAP else 0
-
-    def end(self) -> None:
-        """Callbacks have ended when this returns."""
-        with self._lock:
-            if self._is_ended:
-                return
-            self._is_ended = True
-        for thing in self.declared:
-            _undeclare(thing)
-
-
-class _Service:
-    """The answering end of one service. One request at a time, on a thread of zenoh's for this service."""
-
-    def __init__(self, service: str, key: str, answer: Callable[[Data], Data], problem: _CountProblem) -> None:
-        self.declared: Any = None
-        self._service = service
-        self._key = key
-        self._answer = answer
-        self._problem = problem
-        self._lock = threading.RLock()
-        self._is_ended = False
-
-    def on_query(self, query: zenoh.Query) -> None:
-        with self._lock, query:
-            if self._is_ended:
-                return
-            try:
-                asked = wire.read_attachment(_bytes_of(query.attachment))
-                request = _checked(_bytes_of(query.payload))
-            except Rejected as reason:
-                self._problem(f"{self._service}: {reason}")
-                query.reply_err(str(reason).encode())
-                return
-            try:
-                response = _owned(self._answer(request))
-            except Exception as error:  # whatever a handler raises, the next request must still be answered
-                self._problem(f"{self._service}: its handler failed: {type(error).__name__}")
-                query.reply_err(f"{type(error).__name__}: {error}".encode())
-                return
-            query.reply(self._key, response, attachment=wire.attachment(asked.sequence, time.time_ns(), asked.gid))
-
-    def undeclare(self) -> None:
-        """Answers have ended, and been sent, when this returns."""
-        with self._lock:
-            self._is_ended = True
-        self.declared.undeclare()
-
-
-class _Client:
-    """The asking end of one service; it numbers its requests."""
-
-    def __init__(self, querier: Any, gid: bytes) -> None:
-        self.querier = querier
-        self._gid = gid
-        self._sequence = 0
-        self._lock = threading.Lock()
-
-    def next_attachment(self) -> bytes:
-        with self._lock:
-            self._sequence += 1
-            return wire.attachment(self._sequence, time.time_ns(), self._gid)
-
-
-def _undeclare(thing: Any) -> None:
-    """Withdraw a declaration. zenoh refuses while a thread of ours is inside a call of it."""
-    for _ in range(_PATIENCE):
-        try:
-            thing.undeclare()
-        except RuntimeError:
-            time.sleep(_POLL_S)
-        else:
-            return
-
-
-def _owned(data: Data) -> bytes | bytearray:
-    """The bytes as zenoh takes them. A view of a whole buffer, as rosbags returns, costs no copy."""
-    if isinstance(data, memoryview):
-        whole = data.obj
-        if isinstance(whole, (bytes, bytearray)) and len(whole) == data.nbytes and data.contiguous:
-            return whole
-        return data.tobytes()
-    return data
-
-
-def _bytes_of(data: Any) -> bytes:
-    return b"" if data is None else bytes(data.to_bytes())
-
-
-def _checked(data: bytes) -> bytes:
-    """Raises Rejected unless data begins as plain CDR."""
-    if len(data) < 4 or data[:2] not in _CDR_HEADERS:
-        raise Rejected("not CDR")
-    return data
