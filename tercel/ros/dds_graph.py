@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from cyclonedds._clayer import ddspy_take, ddspy_write
 from cyclonedds.builtin import (
     BuiltinDataReader,
@@ -28,11 +29,19 @@ from tercel.ros.transport import Identity, QoS
 ANY = SampleState.Any | ViewState.Any | InstanceState.Any
 _TAKEN = 64
 _MAX_KNOWN = 16_384  # what strangers may fill is bounded
-_INFO_QOS = Qos(
-    Policy.Reliability.Reliable(100_000_000), Policy.Durability.TransientLocal, Policy.History.KeepLast(1),
-    Policy.DurabilityService(0, Policy.History.KeepLast(1), -1, -1, -1),
-    Policy.DataRepresentation(use_cdrv0_representation=True), Policy.WriterDataLifecycle(autodispose=False),
-)  # fmt: skip
+_INFO_HASH = "RIHS01_91a0593bacdcc50ea9bdcf849a938b128412cc1ea821245c663bcd26f83c295e"
+
+
+def _info_qos(depth: int) -> Qos:
+    """Latched, as rmw_dds_common wants it. A reader's depth holds for all participants together: there is no key."""
+    return Qos(
+        Policy.Reliability.Reliable(100_000_000), Policy.Durability.TransientLocal, Policy.History.KeepLast(depth),
+        Policy.DurabilityService(0, Policy.History.KeepLast(1), -1, -1, -1),
+        Policy.DataRepresentation(use_cdrv0_representation=True), Policy.WriterDataLifecycle(autodispose=False),
+        Policy.Userdata(f"typehash={_INFO_HASH};".encode()),
+    )  # fmt: skip
+
+
 GUID_BYTES = 16
 
 
@@ -64,8 +73,8 @@ class Graph:
         self._watched: dict[tuple[str, bool], tuple[str, QoS]] = {}  # (DDS topic, we write): our type and QoS
         self._ours: dict[bool, list[bytes]] = {False: [], True: []}
         topic = Topic(participant, "ros_discovery_info", wire.info_structure(identity.distribution == "humble"))
-        self._writer = DataWriter(participant, topic, _INFO_QOS)
-        self._info_reader = DataReader(participant, topic, _INFO_QOS)
+        self._writer = DataWriter(participant, topic, _info_qos(1))
+        self._info_reader = DataReader(participant, topic, _info_qos(1000))
         self._readers = {
             BuiltinDataReader(participant, BuiltinTopicDcpsParticipant): self._on_participant,
             BuiltinDataReader(participant, BuiltinTopicDcpsPublication): self._on_writer,
@@ -109,8 +118,6 @@ class Graph:
             ddspy_write(self._writer._ref, wire.to_wire(self._store.serialize_cdr(info, wire.INFO)))
 
     def _gid(self, guid: bytes) -> Any:
-        import numpy as np
-
         return np.frombuffer(guid.ljust(self._gid_bytes, b"\0"), np.uint8)
 
     def watch(self, topic: str, is_writer: bool, ros_type: str, qos: QoS) -> None:
@@ -129,12 +136,8 @@ class Graph:
     def topics(self) -> dict[str, str]:
         """Published topics and their ROS types, sorted by name."""
         with self._lock:
-            return {
-                name: ros_type
-                for name, ros_type in sorted(
-                    (e.topic[2:], e.ros_type) for e in self._ends.values() if e.is_writer and e.topic.startswith("rt/")
-                )
-            }
+            ends = [e for e in self._ends.values() if e.is_writer and e.topic.startswith("rt/")]
+        return dict(sorted((end.topic[2:], end.ros_type) for end in ends))
 
     def nodes(self) -> list[str]:
         """Full names of the nodes, sorted."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from cyclonedds.idl import make_idl_struct, types
+from cyclonedds import idl
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
@@ -18,12 +18,21 @@ from tercel.ros.store import STORE
 from tercel.ros.transport import Data
 
 # Octets for all that is a byte: a uint8 sequence of version 11 crashes peers of version 0.10 that read its type.
+types: Any = idl.types  # its generics are its own, which type checkers do not read
 _ITEMS: dict[str, Any] = {
     "bool": bool, "byte": types.byte, "char": types.byte, "uint8": types.byte, "int8": types.int8,
     "int16": types.int16, "uint16": types.uint16, "int32": types.int32, "uint32": types.uint32, "int64": types.int64,
     "uint64": types.uint64, "float32": types.float32, "float64": types.float64, "string": str,
 }  # fmt: skip
 HEADER_BYTES = 4
+_INFO_TEXTS = {
+    "NodeEntitiesInfo": """string<=256 node_namespace
+string<=256 node_name
+rmw_dds_common/Gid[] reader_gid_seq
+rmw_dds_common/Gid[] writer_gid_seq""",
+    "ParticipantEntitiesInfo": """rmw_dds_common/Gid gid
+rmw_dds_common/NodeEntitiesInfo[] node_entities_info_seq""",
+}
 INFO = "rmw_dds_common/msg/ParticipantEntitiesInfo"
 
 
@@ -31,18 +40,7 @@ def _info_store(gid_bytes: int) -> Any:
     store = get_typestore(Stores.EMPTY)
     package = "rmw_dds_common/msg"
     found: dict[str, Any] = {}
-    for name, text in (
-        ("Gid", f"uint8[{gid_bytes}] data"),
-        (
-            "NodeEntitiesInfo",
-            "string<=256 node_namespace\nstring<=256 node_name\n"
-            "rmw_dds_common/Gid[] reader_gid_seq\nrmw_dds_common/Gid[] writer_gid_seq",
-        ),
-        (
-            "ParticipantEntitiesInfo",
-            "rmw_dds_common/Gid gid\nrmw_dds_common/NodeEntitiesInfo[] node_entities_info_seq",
-        ),
-    ):
+    for name, text in {"Gid": f"uint8[{gid_bytes}] data", **_INFO_TEXTS}.items():
         found |= get_types_from_msg(text, f"{package}/{name}")
     store.register(found)
     return store
@@ -89,7 +87,7 @@ def _structure(ros_type: str, store: Any, head: dict[str, Any]) -> Any:
     if not fields:
         fields = {"structure_needs_at_least_one_member_": types.byte}
     name = dds_name(ros_type)
-    made = make_idl_struct(name.rsplit("::", 1)[1], name, {**head, **fields}, dataclassify=False)
+    made = idl.make_idl_struct(name.rsplit("::", 1)[1], name, {**head, **fields}, dataclassify=False)
     made.__idl_annotations__["extensibility"] = "final"  # plain CDR, as ROS writes it
     return made
 
