@@ -26,9 +26,7 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("model", default_value="", description="the detector's ONNX file, where the graph wants one"),
     DeclareLaunchArgument("offload", default_value="", description="where networks may run: a file of launch/offload"),
-    DeclareLaunchArgument(
-        "params_file", default_value="", description="a file of ROS parameters"
-    ),
+    DeclareLaunchArgument("params_file", default_value="", description="a file of ROS parameters"),
     DeclareLaunchArgument("namespace", default_value="", description="put before every topic but /tf and the like"),
     DeclareLaunchArgument("use_sim_time", default_value="false", description="time comes from /clock"),
     DeclareLaunchArgument("autostart", default_value="true", description="configure and activate at once"),
