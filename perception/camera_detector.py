@@ -64,6 +64,7 @@ class CameraDetector(Component):
     """Boxes in the image's own pixels, of every class that the network knows, best score first."""
 
     Config = CameraDetectorConfig
+    live_settings = frozenset({"score_threshold", "nms_iou", "max_detections", "multi_label", "deadline_ms"})
     config: CameraDetectorConfig
     models: DetectorModels
 

@@ -7,7 +7,7 @@ higher than max_height_m (crowns, bridges) and what is larger than an object (ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -106,6 +106,7 @@ class LidarObstacleDetector(Component):
     """
 
     Config = LidarObstacleConfig
+    live_settings = frozenset(field.name for field in fields(LidarObstacleConfig))
     cloud = Input(PointCloud)
     detections = Output(Detections3D)
 

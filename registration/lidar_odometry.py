@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry, deskew
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.errors import Rejected
-from tercel.core.messages import Odometry, PointCloud
+from tercel.core.messages import Array, Odometry, PointCloud
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class LidarOdometry(Component):
         )
         self._frame_id = cloud.frame_id
         return {"odometry": odometry, "deskewed": self._deskewed(cloud, result)}
+
+    def map_points_m(self) -> Array | None:
+        """The map that scans are matched with now, in the odometry frame: the last keyframes, thinned."""
+        cloud = self._odometry.map.cloud
+        return None if cloud is None else np.array(cloud.points()[:, :3])
 
     def _deskewed(self, cloud: PointCloud, result: OdometryResult) -> PointCloud:
         """The cloud without the sensor's own motion, as far as that is known; the same points in the same order."""

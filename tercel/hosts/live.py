@@ -16,12 +16,13 @@ from typing import Any
 from tercel.core.component import Component, Models
 from tercel.core.errors import UserError, nearest_hint
 from tercel.core.messages import Message
+from tercel.hosts.arrival import Arrival
 from tercel.hosts.graph import Graph
 from tercel.hosts.live_account import LiveAccount, Problems
 from tercel.hosts.live_status import Lately, News, component_status
 from tercel.hosts.live_topics import check_remap, input_qos, is_sensor, output_qos, wire_name
 from tercel.hosts.live_wire import STALE_AFTER_S, Tap, Wire
-from tercel.hosts.live_worker import CLOCK_BACK, Arrival, Worker
+from tercel.hosts.live_worker import CLOCK_BACK, Worker
 from tercel.hosts.outputs import is_hidden, visible
 from tercel.ros import convert
 from tercel.ros.diagnostics import DIAGNOSTICS_TYPE, diagnostic_array
@@ -71,7 +72,9 @@ class LiveHost:
         self._say = say
         self._on_output = on_output
         self._problems, self._undecodable = Problems(say), Problems(say)
-        self._wire = Wire(transport, now_ns=self.now_ns, problems=self._problems, undecodable=self._undecodable)
+        self._wire = Wire(
+            transport, now_ns=self.now_ns, problems=self._problems, undecodable=self._undecodable, say=say
+        )
         self._configs = {node.name: node.config for node in graph.nodes}
         self._workers: dict[str, Worker] = {}
         self._readers: dict[str, list[tuple[Worker, str]]] = {}
@@ -227,8 +230,8 @@ class LiveHost:
             "duration_s": round(now_s - self._began_s, 3) if self._began_s else 0.0,
             "components": {n: component_status(w, self._names, now_s) for n, w in self._workers.items()},
             "topics": {source.name: source.status(now_s) for source in self._wire.sources},
-            "undecodable": self._undecodable.told(),
-            "problems": {**self._problems.told(), **dict(sorted(self.transport.problems.copy().items()))},
+            "undecodable": dict(sorted(self._undecodable.told().items())),
+            "problems": dict(sorted((self._problems.told() + self.transport.problems).items())),
         }
         summary = getattr(self._models, "summary", None)
         if summary is not None:
@@ -297,8 +300,8 @@ class LiveHost:
             if now_s < next_s:
                 continue
             next_s = max(next_s + DIAGNOSTICS_EVERY_S, now_s)
-            for reason in wrong.values():
-                self._problems.count(reason)
+            for reason in wrong:
+                self._problems.count(reason, is_said=reason in self.transport.problems)
             self._tell_stale(now_s)
             status = self.status()
             self._news.tell(status)

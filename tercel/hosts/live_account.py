@@ -121,18 +121,18 @@ class Problems:
         self._say = say
         self._lock = threading.Lock()
 
-    def count(self, reason: str, *, hint: str = "") -> None:
-        """Count a reason; the first time it is said, with the hint behind it."""
+    def count(self, reason: str, *, hint: str = "", is_said: bool = False) -> None:
+        """Count a reason; the first time it is said, with the hint behind it, unless somebody has said it."""
         with self._lock:
             self.counts[reason] += 1
             is_new = self.counts[reason] == 1
-        if is_new:
+        if is_new and not is_said:
             self._say(reason + hint)
 
-    def told(self) -> dict[str, int]:
+    def told(self) -> Counter[str]:
         """A copy, by reason."""
         with self._lock:
-            return dict(sorted(self.counts.items()))
+            return self.counts.copy()
 
     def clear(self) -> None:
         """Begin anew; what comes again is said again."""

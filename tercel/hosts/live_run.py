@@ -90,11 +90,11 @@ def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
 def until_interrupted() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set, once; a second one interrupts as usual."""
     stop = threading.Event()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, interrupt)

@@ -54,14 +54,17 @@ def output_qos(ros_type: str) -> QoS:
 def ros_type_for(topic: str, wanted: type[Message], published: Mapping[str, str]) -> str:
     """The ROS type to subscribe to: as somebody publishes the topic, if we can read that as `wanted`; else our own.
 
-    Raises UserError for a message type that ROS has no type for.
+    Raises UserError for a message type that cannot be read from ROS.
     """
     have = published.get(topic)
     if have is not None and is_compatible(convert.message_type_of(have), wanted):
         return have
     try:
-        return convert.ros_type_of(wanted)
+        ros_type = convert.ros_type_of(wanted)
     except KeyError:
+        ros_type = ""
+    if not is_compatible(convert.message_type_of(ros_type), wanted):
         raise UserError(
-            f"{topic}: {wanted.__name__} has no ROS type: a component of the same graph has to write it"
-        ) from None
+            f"{topic}: {wanted.__name__} cannot be read from ROS: a component of the same graph has to write it"
+        )
+    return ros_type

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tercel.core.messages import Message
+from tercel.hosts.arrival import Arrival
 from tercel.hosts.live_account import Problems, Recent
 from tercel.hosts.live_topics import ros_type_for
-from tercel.hosts.live_worker import Arrival
 from tercel.ros import convert
 from tercel.ros.transport import Data, Publisher, QoS, Transport
 
@@ -62,9 +62,16 @@ class Wire:
     """
 
     def __init__(
-        self, transport: Transport, *, now_ns: Callable[[], int], problems: Problems, undecodable: Problems
+        self,
+        transport: Transport,
+        *,
+        now_ns: Callable[[], int],
+        problems: Problems,
+        undecodable: Problems,
+        say: Callable[[str], None],
     ) -> None:
         self._transport = transport
+        self._say = say
         self._now_ns = now_ns
         self._problems = problems
         self._undecodable = undecodable
@@ -96,26 +103,27 @@ class Wire:
         def receive(data: Data) -> None:
             source.received.add(time.monotonic())
             self._tell_taps(source.name, ros_type, data)
-            source.deliver(Arrival(ros_type, data, convert.decode, count_undecodable))
+            source.deliver(Arrival(ros_type, data, count_undecodable))
 
         return receive
 
-    def follow_types(self) -> dict[str, str]:
+    def follow_types(self) -> list[str]:
         """Subscribe anew where a topic that was silent so far turns out to have another type that we can read.
 
-        Returns the topics whose type we cannot read, with the reason.
+        Returns what is to say of topics whose type we cannot read.
         """
         silent = [source for source in self.sources if not source.received.count]
         published: Mapping[str, str] = self._transport.topics() if silent else {}
-        wrong = {}
+        wrong = []
         for source in silent:
             have = published.get(source.name, source.ros_type)
             if have == source.ros_type:
                 continue
             ros_type = ros_type_for(source.name, source.wanted, published)
             if ros_type == source.ros_type:
-                wrong[source.name] = f"{source.name} is published as {have}, not {source.ros_type}"
+                wrong.append(f"{source.name} is published as {have}, not {source.ros_type}")
                 continue
+            self._say(f"{source.name} is read as {ros_type}, as it is published")
             source.end()
             source.ros_type = ros_type
             source.end = self._transport.subscribe(source.name, ros_type, source.qos, self._receiver(source))

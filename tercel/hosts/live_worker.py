@@ -20,13 +20,12 @@ from typing import Any
 
 from tercel.core.component import Component, Models
 from tercel.core.errors import Rejected
-from tercel.core.messages import CompressedImage, Image, Message
+from tercel.core.messages import Message
+from tercel.hosts.arrival import Arrival
 from tercel.hosts.graph import Node
 from tercel.hosts.live_account import LiveNodeAccount
 from tercel.hosts.outputs import checked
 from tercel.hosts.ports import QUEUE_FULL, Call, Ports
-from tercel.ros.layouts import decompress
-from tercel.ros.transport import Data
 
 MAX_KEPT_ALL = 1000
 """What waits at most at a port that keeps all: memory has an end."""
@@ -34,47 +33,6 @@ COUNTED_EVERY_S = 0.5
 STOPPED = "host stopped"
 FAILED = "component failed"
 CLOCK_BACK = "clock set back"
-WRONG_TYPE = "message is of another type"
-
-Decode = Callable[[str, Data], Message]
-
-
-class Arrival:
-    """A message from outside: bytes until somebody wants to know; decoded once for all who read its topic."""
-
-    def __init__(self, ros_type: str, data: Data, decode: Decode, on_rejected: Callable[[str], None]) -> None:
-        self._ros_type = ros_type
-        self._data: Data | None = data
-        self._decode = decode
-        self._on_rejected = on_rejected
-        self._lock = threading.Lock()
-        self._message: Message
-        self._image: Message | None = None
-        self._reason: str | None = None
-
-    def message_for(self, wanted: type[Message]) -> Message:
-        """As a message of that type; pixels of a compressed image where pixels are wanted. Raises Rejected."""
-        with self._lock:
-            try:
-                message = self._decoded()
-                if wanted is Image and isinstance(message, CompressedImage):
-                    self._image = message = self._image or decompress(message)
-            except Rejected as rejection:
-                if self._reason is None:
-                    self._reason = str(rejection)
-                    self._on_rejected(self._reason)
-                raise
-        if not isinstance(message, wanted):
-            raise Rejected(WRONG_TYPE)
-        return message
-
-    def _decoded(self) -> Message:
-        if self._reason is not None:
-            raise Rejected(self._reason)
-        if self._data is not None:
-            self._message, self._data = self._decode(self._ros_type, self._data), None
-        return self._message
-
 
 Incoming = Arrival | Message
 
@@ -138,10 +96,14 @@ class Worker:
             self._changed.notify_all()
 
     def restart(self, reason: str, *, forget_stamps: bool = False) -> None:
-        """The component begins anew before its next call, failed or not. forget_stamps: any stamp may come next."""
+        """The component begins anew before its next call, failed or not. forget_stamps: what waits is of another time,
+        and any stamp may come next.
+        """
         with self._changed:
             self._restart_reason = reason
             self._forget_stamps |= forget_stamps
+            if forget_stamps:
+                self._drop_inbox(reason)
             self._changed.notify_all()
 
     def reconfigure(self, config: Any) -> None:
@@ -236,8 +198,8 @@ class Worker:
         self._make_component(reason)
 
     def _make_component(self, reason: str) -> None:
-        counted = Counter(self.component.counters())
         try:
+            counted = Counter(self.component.counters())
             component = self.node.component(self._config, self._models)
         except Exception as error:
             self._fail(error)
@@ -246,7 +208,10 @@ class Worker:
             self.account.counters.update(counted)
             self._counted = Counter()
             self.account.restarts[reason] += 1
+            is_new = self.account.restarts[reason] == 1
             self.component = component
+        if is_new:
+            self._say(f"{self.node.name} begins anew: {reason}")
 
     def _take_one(self) -> None:
         """Decode the oldest message of the inbox and offer it to its port."""
@@ -318,7 +283,11 @@ class Worker:
     def _count(self) -> None:
         """Note what the component has counted itself: asked in its own thread, for it may be at work otherwise."""
         self._counted_s = time.monotonic()
-        counted = Counter(self.component.counters())
+        try:
+            counted = Counter(self.component.counters())
+        except Exception as error:
+            self._fail(error)
+            return
         with self._changed:
             self._counted = counted
 
@@ -361,11 +330,14 @@ class Worker:
         account.received += 1
         account.dropped[reason] += 1
 
-    def _drop_all(self, reason: str) -> None:
+    def _drop_inbox(self, reason: str) -> None:
         for port, queue in self._inbox.items():
             while queue:
                 queue.popleft()
                 self._drop(port, reason)
+
+    def _drop_all(self, reason: str) -> None:
+        self._drop_inbox(reason)
         self._ports.drop_waiting(reason)
 
 

@@ -35,10 +35,9 @@ def load_networks(graph: Graph, given: Mapping[str, str], threads: int) -> dict[
 class LoopModels:
     """`Models` that belong to the event loop of another thread, for components that have loops of their own."""
 
-    def __init__(self, models: OffloadedModels, loop: asyncio.AbstractEventLoop, policy: str) -> None:
+    def __init__(self, models: OffloadedModels, loop: asyncio.AbstractEventLoop) -> None:
         self._models = models
         self._loop = loop
-        self._policy = policy
 
     async def infer(self, model: str, tensor: np.ndarray, *, deadline_ns: int | None = None) -> list[np.ndarray]:
         """See Models. Called in the component's loop; the task lives in the models' own."""
@@ -62,7 +61,7 @@ class LoopModels:
 
     def summary(self) -> dict[str, Any]:
         """The manager's account, and the policy that it follows."""
-        return self.call(lambda models: {"policy": self._policy, **models.account.summary()})
+        return self.call(lambda models: {"policy": models.policy, **models.account.summary()})
 
 
 @contextlib.contextmanager
@@ -96,7 +95,7 @@ def offloaded(
         manager = live_models(setup, LocalModels(networks), infer, output_names=names, hint=hint, say=say)
         models = wait_for(manager.__aenter__())
         try:
-            yield LoopModels(models, loop, setup.policy)
+            yield LoopModels(models, loop)
         finally:
             wait_for(manager.__aexit__(None, None, None))
     finally:
