@@ -51,7 +51,7 @@ def add_run(verbs: Any) -> None:
         "Ends at an interrupt (or SIGTERM), with the account of all messages. Exit code 1 if a component failed.\n",
     )
     parser.add_argument("graph", help="a graph file, the name of one, a component's name or its module.Class")
-    _add_wire(parser, "that of the graph")
+    _add_wire(parser, "tercel, or a lone component's")
     parser.add_argument(
         "--model", action="append", default=[], metavar="[NAME=]FILE", help="an ONNX model for the graph"
     )
@@ -66,12 +66,19 @@ def add_run(verbs: Any) -> None:
     parser.add_argument("--play", type=Path, metavar="RECORDING", help="feed the graph from a recording, then end")
     parser.add_argument("--rate", type=float, default=1.0, metavar="R", help="with --play: 0.5 is half as fast (1)")
     parser.add_argument("--record", type=Path, metavar="OUT.mcap", help="record what comes in and goes out")
+    parser.add_argument(
+        "--record-dir",
+        type=Path,
+        default=Path("recordings"),
+        metavar="DIR",
+        help="for the services start_recording and save_map (default recordings)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the account here")
 
 
 def _run(args: argparse.Namespace) -> int:
     from tercel.hosts.graph_choice import find_graph
-    from tercel.hosts.live_run import LiveOptions, node_name, run_live
+    from tercel.hosts.live_run import LiveOptions, run_live
     from tercel.report.summary import component_rows, counter_lines
 
     if args.threads < 1 or (args.duration is not None and not 0 < args.duration <= 1e9):
@@ -85,12 +92,11 @@ def _run(args: argparse.Namespace) -> int:
     for path in (args.json, args.record):
         if path is not None:
             require_writable(path)
-    graph = find_graph(args.graph)
-    graph = _with_settings(graph, args.set)
+    graph = _with_settings(find_graph(args.graph), args.set)
     options = LiveOptions(
         graph=graph,
         transport=args.transport,
-        identity=_identity(args, node_name(f"tercel_{graph.name}")),
+        identity=_identity(args, graph.name if graph.name == graph.nodes[0].name else "tercel"),
         config=args.config,
         models=parse_pairs(args.model, "=", "--model", default_key="detector"),
         threads=args.threads,
@@ -101,6 +107,7 @@ def _run(args: argparse.Namespace) -> int:
         play=args.play,
         rate=args.rate,
         record=args.record,
+        record_dir=args.record_dir,
     )
     summary = run_live(options, _say)
     if args.json:

@@ -8,20 +8,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import tercel
-from tercel.core.component import Models
 from tercel.core.errors import UserError
-from tercel.core.messages import Message, NextLook
 from tercel.hosts.graph import Graph
 from tercel.hosts.live import LiveHost
-from tercel.hosts.networks import load_networks, offloaded
+from tercel.hosts.networks import open_models
 from tercel.hosts.play import Player
+from tercel.hosts.recorder import Recorder
 from tercel.hosts.recording import open_recording
+from tercel.ros.host_services import offer_node
+from tercel.ros.parameter_services import offload_policy, use_sim_time
 from tercel.ros.transport import Identity, Kind, open_transport
 
 Say = Callable[[str], None]
@@ -38,44 +39,54 @@ class LiveOptions:
     transport: Kind
     identity: Identity
     config: Path | None = None
-    models: Mapping[str, str] | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
     threads: int = 2
     offload: Path | None = None
-    remap: Mapping[str, str] | None = None
+    remap: Mapping[str, str] = field(default_factory=dict)
     sim_time: bool = False
     duration_s: float | None = None
     play: Path | None = None
     rate: float = 1.0
     record: Path | None = None
+    record_dir: Path = Path("recordings")
 
 
 def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
-    """Run until the recording that is played has ended, the time is over, or an interrupt. Returns the summary.
+    """Run until the recording that is played has ended, the time is over, an interrupt, or until somebody shuts the
+    node down. Returns the summary.
 
     Raises UserError for anything that the user can mend.
     """
+    identity = options.identity
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(until_interrupted())
-        models, hear = _models(options, stack, say)
-        transport = stack.enter_context(
-            open_transport(options.transport, options.identity, config=options.config, say=say)
-        )
+        models, hear = open_models(options.graph, options.models, options.threads, options.offload, stack, say)
+        transport = stack.enter_context(open_transport(options.transport, identity, config=options.config, say=say))
         player = _player(options, stack, say)
         host = LiveHost(
             options.graph,
             transport,
             models=models,
-            remap=options.remap or {},
-            namespace=options.identity.namespace,
+            remap=options.remap,
+            namespace=identity.namespace,
             use_sim_time=options.sim_time,
             now_ns=player.now_ns if player else time.time_ns,
             say=say,
-            name=options.identity.node,
+            name=identity.node,
             on_output=hear,
         )
+        recorder = _recorder(options, host, stack, say)
         host.start()
         stack.callback(host.stop)
-        say(_first_line(options, host))
+        own = [use_sim_time(options.sim_time), *([offload_policy(models)] if options.offload else [])]
+        node = f"{identity.namespace.rstrip('/')}/{identity.node}"
+        services = offer_node(
+            host, transport, node, record_dir=options.record_dir, own=own, on_shutdown=stop.set, say=say
+        )
+        stack.callback(services.close)
+        services.begin()
+        topics = ", ".join(host.status()["topics"]) or "nothing"
+        say(f"{options.graph.name} runs as {node} on {options.transport}, domain {identity.domain}; it reads {topics}")
         began_s = time.monotonic()
         if player is not None:
             _play(player, host, stop, options, say)
@@ -83,7 +94,19 @@ def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
             _wait(host, stop, options.duration_s, say)
         wall_s = time.monotonic() - began_s
         host.stop()
+        if recorder is not None:
+            say(f"recording: {recorder.path}: {recorder.close().line()}")
         return _summary(options, host, player, wall_s)
+
+
+def _recorder(options: LiveOptions, host: LiveHost, stack: contextlib.ExitStack, say: Say) -> Recorder | None:
+    if options.record is None:
+        return None
+    options.record.parent.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(options.record, say=say)
+    stack.callback(recorder.close)
+    stack.callback(host.add_tap(recorder.add))
+    return recorder
 
 
 @contextlib.contextmanager
@@ -105,38 +128,13 @@ def until_interrupted() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _models(
-    options: LiveOptions, stack: contextlib.ExitStack, say: Say
-) -> tuple[Models | None, Callable[[str, Message], None]]:
-    """The graph's networks, and an ear for the tracker's wish when to look next, where they are offloaded."""
-    networks = load_networks(options.graph, options.models or {}, options.threads)
-    if options.offload is not None:
-        if not networks:
-            raise UserError(f"graph {options.graph.name} runs no networks: leave --offload out")
-        from offload.models import LookHint
-
-        hint = LookHint()
-        models = stack.enter_context(offloaded(options.offload, options.graph, networks, hint=hint, say=say))
-        return models, lambda _topic, message: hint.heard(message) if isinstance(message, NextLook) else None
-    if not networks:
-        return None, lambda _topic, _message: None
-    from perception.runtime import LocalModels
-
-    return LocalModels(networks), lambda _topic, _message: None
-
-
 def _player(options: LiveOptions, stack: contextlib.ExitStack, say: Say) -> Player | None:
     if options.play is None:
         return None
-    identity = Identity(
-        node=f"{options.identity.node}_player",
-        namespace=options.identity.namespace,
-        domain=options.identity.domain,
-        distribution=options.identity.distribution,
-    )
+    identity = replace(options.identity, node=f"{options.identity.node}_player")
     transport = stack.enter_context(open_transport(options.transport, identity, config=options.config, say=say))
     recording = open_recording(options.play)
-    remap = options.remap or {}
+    remap = options.remap
     wanted = {name: remap.get(name, name) for name in options.graph.needed()}
     topics = [name for name in recording.topics if name in wanted]
     if not topics:
@@ -205,14 +203,6 @@ def progress_line(status: Mapping[str, Any]) -> str:
     return f"{status['duration_s']:6.0f} s  {', '.join(parts)}; {lost}"
 
 
-def _first_line(options: LiveOptions, host: LiveHost) -> str:
-    topics = ", ".join(host.status()["topics"]) or "nothing"
-    return (
-        f"{options.graph.name} runs as {options.identity.namespace.rstrip('/')}/{options.identity.node} on "
-        f"{options.transport}, domain {options.identity.domain}; it reads {topics}"
-    )
-
-
 def _summary(options: LiveOptions, host: LiveHost, player: Player | None, wall_s: float) -> dict[str, Any]:
     """What `--json` writes; components have the names that the summary of a replay has, too."""
     status = host.status()
@@ -226,8 +216,3 @@ def _summary(options: LiveOptions, host: LiveHost, player: Player | None, wall_s
         **status,
         **({"play": player.summary()} if player else {}),
     }
-
-
-def node_name(text: str) -> str:
-    """A name that ROS takes for a node, of a graph's or a file's name."""
-    return "".join(c if c.isascii() and c.isalnum() else "_" for c in text)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tercel.core.component import Models
 from tercel.core.errors import UserError, nearest_hint
+from tercel.core.messages import Message, NextLook
 from tercel.hosts.graph import Graph
 
 if TYPE_CHECKING:
@@ -30,6 +32,38 @@ def load_networks(graph: Graph, given: Mapping[str, str], threads: int) -> dict[
     from perception.runtime import load_network
 
     return {name: load_network(path, threads=threads) for name, path in files.items()}
+
+
+def open_models(
+    graph: Graph,
+    given: Mapping[str, str],
+    threads: int,
+    offload: Path | None,
+    stack: contextlib.ExitStack,
+    say: Callable[[str], None],
+) -> tuple[Models | None, Callable[[str, Message], None]]:
+    """A graph's networks, on this board or, with an offload file, wherever its manager decides; None if it has none.
+
+    Also an ear for all outputs: the manager weighs frames by the tracker's wish when to look next. Raises UserError.
+    """
+    networks = load_networks(graph, given, threads)
+    if offload is None:
+        if not networks:
+            return None, lambda _topic, _message: None
+        from perception.runtime import LocalModels
+
+        return LocalModels(networks), lambda _topic, _message: None
+    if not networks:
+        raise UserError(f"graph {graph.name} runs no networks: leave --offload out")
+    from offload.models import LookHint
+
+    hint = LookHint()
+
+    def hear(_topic: str, message: Message) -> None:
+        if isinstance(message, NextLook):
+            hint.heard(message)
+
+    return stack.enter_context(offloaded(offload, graph, networks, hint=hint, say=say)), hear
 
 
 class LoopModels:
