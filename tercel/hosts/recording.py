@@ -214,10 +214,13 @@ class BagRecording:
         """See Recording.cdr: as it was recorded, or converted from ROS 1."""
         if self._reader.is2:
             return recorded.raw
+        topic = self.topics[recorded.topic]
         try:
-            return self._reader.typestore.ros1_to_cdr(recorded.raw, self.topics[recorded.topic].ros_type)
-        except Exception:  # generated code: a damaged message can raise anything
-            raise Rejected("message does not convert from ROS 1") from None
+            return convert.STORE.ros1_to_cdr(recorded.raw, topic.ros_type)
+        except Exception:  # generated code: a type of another layout in ROS 1, or a damaged message, can raise anything
+            if topic.message_type is None:
+                raise Rejected("message does not convert from ROS 1") from None
+            return convert.encode(self.decode(recorded))[1]
 
 
 def _topic_table(by_topic: dict[str, Counter[str]], rejected: Counter[str]) -> dict[str, Topic]:
