@@ -295,18 +295,23 @@ class LiveHost:
     def _watch(self) -> None:
         next_s = time.monotonic()
         while not self._watch_ends.wait(_LOOK_EVERY_S):
-            wrong = self._wire.follow_types()
-            now_s = time.monotonic()
-            if now_s < next_s:
-                continue
-            next_s = max(next_s + DIAGNOSTICS_EVERY_S, now_s)
-            for reason in wrong:
-                self._problems.count(reason, is_said=reason in self.transport.problems)
-            self._tell_stale(now_s)
-            status = self.status()
-            self._news.tell(status)
-            self._lately.note(status, now_s)
-            self._wire.send_bytes("/diagnostics", DIAGNOSTICS_TYPE, diagnostic_array(status))
+            try:
+                wrong = self._wire.follow_types()
+                now_s = time.monotonic()
+                if now_s >= next_s:
+                    next_s = max(next_s + DIAGNOSTICS_EVERY_S, now_s)
+                    self._diagnose(wrong, now_s)
+            except Exception as error:  # a wire that chokes must not end the diagnoses
+                self._problems.count("the host could not look at itself", hint=f" ({type(error).__name__}: {error})")
+
+    def _diagnose(self, wrong: list[str], now_s: float) -> None:
+        for reason in wrong:
+            self._problems.count(reason, is_said=reason in self.transport.problems)
+        self._tell_stale(now_s)
+        status = self.status()
+        self._news.tell(status)
+        self._lately.note(status, now_s)
+        self._wire.send_bytes("/diagnostics", DIAGNOSTICS_TYPE, diagnostic_array(status))
 
     def _tell_stale(self, now_s: float) -> None:
         for source in self._wire.sources:

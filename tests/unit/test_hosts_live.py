@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from tercel.core.errors import UserError
-from tercel.core.messages import CompressedImage, Image, NextLook, Odometry, Transforms
+from tercel.core.messages import CompressedImage, Image, NextLook, Odometry, PointCloud, Transforms
 from tercel.hosts.graph import load_graph
+from tercel.hosts.graph_choice import component_graph
 from tercel.hosts.live import LiveHost
 from tercel.ros import convert
+from tercel.ros.executables import COMPONENTS
 from tercel.ros.local import LocalTransport
 from tercel.ros.transport import Identity
 from tests.unit import live_components
@@ -517,3 +519,73 @@ def test_an_image_reaches_a_component_without_a_copy(tmp_path: Path) -> None:
         peer.send("/image", "sensor_msgs/msg/Image", data)
         assert host.wait_idle(5)
         assert np.shares_memory(seen[0].pixels, np.frombuffer(data, np.uint8))
+
+
+def test_a_host_whose_wire_chokes_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hosting(tmp_path, GAIN) as (host, peer, said):
+
+        def choke() -> Any:
+            raise OSError("no route")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(host.transport, "topics", choke)
+            until(lambda: "the host could not look at itself" in host.status()["problems"])
+        heard = peer.hear("/diagnostics", DIAGNOSTICS)
+        until(lambda: heard)
+        assert said == ["the host could not look at itself (OSError: no route)"]
+
+
+def test_a_publisher_that_fails_is_counted_and_the_component_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hosting(tmp_path, GAIN) as (host, _, said):
+        monkeypatch.setattr("tercel.ros.local._LocalPublisher.publish", lambda *_: 1 / 0)
+        for i in range(1, 4):
+            receive = next(s for s in host.transport._bus.subscriptions if s.topic == "/imu")  # type: ignore[attr-defined]
+            receive.deliver(convert.encode(imu(i))[1])
+            assert host.wait_idle(5)
+        account = host.stop()
+    assert account.problems["/pose: not sent"] == 3
+    assert account.components["node"]["processed"] == 3
+    assert said.count("/pose: not sent (ZeroDivisionError: division by zero)") == 1
+
+
+# --- components ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(COMPONENTS.values()))
+def test_settings_that_may_change_at_work_are_settings(path: str) -> None:
+    component = component_graph(path).nodes[0].component
+    assert component.live_settings <= {field.name for field in fields(component.Config)}
+
+
+def test_an_obstacle_detector_heeds_a_new_setting_at_its_next_cloud(tmp_path: Path) -> None:
+    text = (
+        "components:\n  o:\n    component: perception.lidar_obstacles.LidarObstacleDetector\n"
+        "    inputs: {cloud: /points}\n    outputs: {detections: /obstacles}\n"
+    )
+    with hosting(tmp_path, text) as (host, peer, _):
+        for i, least_m in enumerate((0.1, 50.0), start=1):
+            host.reconfigure("o", replace(host.config("o"), min_range_m=least_m))
+            peer.publish("/points", cloud(i, 500))
+            assert host.wait_idle(5)
+        assert host.stop().components["o"]["inputs"]["cloud"]["rejected"] == {"no usable points in the cloud": 1}
+
+
+def test_the_map_of_an_odometry_is_what_it_has_seen(tmp_path: Path) -> None:
+    text = (
+        "components:\n  o:\n    component: registration.lidar_odometry.LidarOdometry\n"
+        "    inputs: {cloud: /points}\n    outputs: {odometry: /odometry}\n"
+    )
+    points_m = np.random.default_rng(1).uniform(-20, 20, (5000, 3)).astype(np.float32)
+    with hosting(tmp_path, text) as (host, peer, _):
+        assert host.component("o").map_points_m() is None
+        peer.publish("/points", PointCloud(stamp_ns=1, frame_id="lidar", points_m=points_m))
+        assert host.wait_idle(5)
+        found_m = host.component("o").map_points_m()
+        assert found_m is not None
+        assert found_m.shape[1] == 3
+        assert 100 < len(found_m) <= 5000
+        assert np.abs(found_m).max() <= 20.0
+        host.restart("o", "asked to")
+        until(lambda: host.component("o").map_points_m() is None)
