@@ -15,7 +15,7 @@ from tercel.core.messages import Detections2D, Image, Imu, Message, NextLook, Od
 GATE = threading.Event()
 """What a Gated component waits for."""
 ENTERED = threading.Event()
-"""Set once a Gated component waits."""
+"""Set once a Gated or a Hanging component waits."""
 
 
 def pose_of(imu: Imu, x_m: float) -> Odometry:
@@ -106,6 +106,7 @@ class Hanging(Component):
 
     @on(imu)
     async def step(self, imu: Imu) -> dict[str, Message]:
+        ENTERED.set()
         await asyncio.Event().wait()
         return {}
 

@@ -227,7 +227,7 @@ def test_a_handler_that_awaits_for_ever_is_cancelled_by_the_stop(
     monkeypatch.setattr("tercel.hosts.live.STOP_WITHIN_S", 0.4)
     with hosting(tmp_path, one("live_components.Hanging")) as (host, peer, _):
         peer.publish("/imu", imu(1))
-        until(lambda: host.status()["components"]["node"]["waiting"] == 1)
+        assert live_components.ENTERED.wait(5)
         account = host.stop()
         assert account.components["node"]["inputs"]["imu"]["rejected"] == {"host stopped": 1}
         assert_accounted(account.components)
