@@ -6,13 +6,12 @@
 /tf_static must connect both sensors' frames. What tercel.launch.py takes, this takes too.
 """
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import SetRemap
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchDescription
 
 TOPICS = {"cloud": "lidar/points", "image": "camera/image", "camera_info": "camera/camera_info"}
 

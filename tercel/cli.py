@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import tercel
+from tercel.cli_dashboard import add_dashboard
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
 from tercel.cli_serve import add_export, add_serve
@@ -24,7 +25,7 @@ from tercel.cli_tracking import add_evaluate, add_track
 from tercel.core.errors import UserError, nearest_hint
 from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
-_LIVE = (add_run, add_play)
+_LIVE = (add_run, add_play, add_dashboard)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 

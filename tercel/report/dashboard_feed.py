@@ -6,19 +6,17 @@ down who sends them.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from tercel.core.errors import UserError
-from tercel.hosts.play import Player
 from tercel.hosts.recording import Recording
 from tercel.report.dashboard_state import DashboardState
 from tercel.report.dashboard_topics import MAX_TOPICS
-from tercel.ros.local import LocalTransport
-from tercel.ros.transport import MAX_DOMAIN, SENSOR, Data, Identity, QoS, Transport
+from tercel.report.played import Played
+from tercel.ros.transport import SENSOR, Data, QoS, Transport
 
 _LOOK_S = 0.5
 _LATCHED = QoS(reliable=True, depth=100, transient_local=True)
@@ -56,7 +54,7 @@ class Feed:
 
     def look(self) -> None:
         """See what is published now, and read what is new."""
-        offered = {n: t for n, t in sorted(self._transport.topics().items()) if _is_shown(n)}
+        offered = {n: t for n, t in sorted(self._transport.topics().items()) if is_shown(n)}
         for topic, ros_type in offered.items():
             known = self._subscribed.get(topic)
             if known is not None and known[0] == ros_type:
@@ -74,7 +72,7 @@ class Feed:
             self._state.receive(topic, ros_type, data, time.monotonic_ns(), self._wall_ns())
 
         try:
-            return self._transport.subscribe(topic, ros_type, _LATCHED if "tf_static" in topic else SENSOR, receive)
+            return self._transport.subscribe(topic, ros_type, reading_qos(topic), receive)
         except (UserError, KeyError, ValueError):  # its definition is not known here
             self._say(f"{topic} is not read: {ros_type} is not known here")
             return lambda: None
@@ -93,44 +91,30 @@ class RecordingFeed:
     """Plays a recording over and over, at its own speed, on a transport inside this process. A context manager."""
 
     def __init__(self, recording: Recording, state: DashboardState, *, rate: float, say: Callable[[str], None]) -> None:
-        self._recording, self._state = recording, state
-        domain = os.getpid() % (MAX_DOMAIN + 1)
-        self._sender = LocalTransport(Identity(node="recording", domain=domain), say=say)
-        self._reader = LocalTransport(Identity(node="tercel_dashboard", domain=domain), say=say)
-        self._player = Player(recording, self._sender, rate=rate, say=say)
-        self._feed = Feed(self._reader, state, wall_ns=self._player.now_ns, say=say)
-        self._ended = threading.Event()
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._play, name="dashboard-player", daemon=True)
-
-    def _play(self) -> None:
-        span_s = (self._recording.end_ns - self._recording.start_ns) / 1e9
-        try:
-            self._player.play(
-                self._ended, rounds=None, progress=lambda share: self._state.progress(share * span_s, span_s)
-            )
-        except Exception as error:
-            self._failure = error
+        self._state = state
+        self._played = Played(recording, "tercel_dashboard", rate=rate, say=say)
+        self._feed = Feed(self._played.transport, state, wall_ns=self._played.player.now_ns, say=say)
 
     def check(self) -> None:
         """Raises what has ended the playing, if something has."""
         self._feed.check()
-        if self._failure is not None:
-            raise self._failure
+        self._played.check()
 
     def __enter__(self) -> RecordingFeed:
         self._feed.__enter__()
-        self._thread.start()
+        self._played.begin(rounds=None, progress=self._state.progress)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._ended.set()
-        self._thread.join(timeout=5.0)
+        self._played.__exit__()
         self._feed.__exit__()
-        self._sender.close()
-        self._reader.close()
 
 
-def _is_shown(topic: str) -> bool:
+def reading_qos(topic: str) -> QoS:
+    """How a viewer reads a topic."""
+    return _LATCHED if "tf_static" in topic else SENSOR
+
+
+def is_shown(topic: str) -> bool:
     """Hidden topics (a part that begins with an underscore) and ROS's own chatter are left out."""
     return not any(part.startswith("_") for part in topic.split("/")) and topic not in _UNINTERESTING

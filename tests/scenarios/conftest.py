@@ -19,12 +19,23 @@ Row = tuple[str, int, Message]
 # Real sockets, processes and deadlines: what else the machine does for a moment can fail one of these. That is shown as
 # a rerun in the summary; a second failure counts.
 REAL_TIME = (
+    "test_dashboard",
+    "test_dashboard_page",
+    "test_dds_dora",
+    "test_dds_transport",
+    "test_host_services",
     "test_link_proxy",
     "test_link_proxy_command",
+    "test_live_drive",
+    "test_live_run",
     "test_offload_live",
     "test_ray_serve",
     "test_serve_faults",
     "test_serve_operation",
+    "test_view",
+    "test_zenoh_dora",
+    "test_zenoh_security",
+    "test_zenoh_transport",
 )
 
 

@@ -27,15 +27,6 @@ from tercel.report.dashboard_server import MAX_CLIENTS, MAX_CONNECTIONS, Dashboa
 from tercel.report.dashboard_state import DashboardState
 from tests.scenarios.dashboard_serving import CLOSED, OPEN, TOKEN, Robot, Stream, count_of, until
 
-# The command, whether or not the roof has hung it up yet.
-COMMAND = (
-    "import argparse, sys; from tercel.cli_dashboard import add_dashboard; from tercel.core.errors import UserError\n"
-    "p = argparse.ArgumentParser(); add_dashboard(p.add_subparsers(dest='verb', required=True))\n"
-    "a = p.parse_args(['dashboard', *sys.argv[1:]])\n"
-    "try: sys.exit(a.run(a))\n"
-    "except UserError as error: print(error, file=sys.stderr); sys.exit(2)\n"
-)
-
 
 @pytest.fixture
 def state() -> DashboardState:
@@ -255,7 +246,7 @@ def test_over_tls_a_silent_client_holds_up_nobody_and_the_cookie_is_secure(
 
 
 def dashboard(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", COMMAND, *map(str, arguments)]
+    words = [sys.executable, "-m", "tercel.cli", "dashboard", *map(str, arguments)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
 
 
