@@ -106,8 +106,8 @@ class RecordingFeed:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._played.__exit__()
         self._feed.__exit__()
+        self._played.__exit__()
 
 
 def reading_qos(topic: str) -> QoS:

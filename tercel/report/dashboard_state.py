@@ -7,7 +7,6 @@ components and alarms so many.
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections import Counter, deque
 from typing import Any
@@ -19,6 +18,7 @@ from tercel.report.dashboard_camera import Cameras
 from tercel.report.dashboard_diagnostics import DIAGNOSTICS_TYPE, Diagnosis
 from tercel.report.dashboard_map import Map
 from tercel.report.dashboard_topics import TopicTable
+from tercel.report.heard_clock import CLOCK_TYPE, HeardClock
 from tercel.ros import convert
 from tercel.ros.transport import Data
 
@@ -28,8 +28,6 @@ _DEPTHS: dict[Any, int] = {
     Odometry: 1,
 }  # fmt: skip
 _MAX_WAITING_TOPICS = 64
-CLOCK_TYPE = "rosgraph_msgs/msg/Clock"
-_CLOCK_HOLDS_NS = 1_000_000_000
 _MAP_EVERY_NS = 200_000_000
 
 
@@ -43,7 +41,7 @@ class DashboardState:
         self._topics = TopicTable()
         self._waiting: dict[str, tuple[str, deque[tuple[Data, int]]]] = {}
         self._unreadable: Counter[str] = Counter()
-        self._clock: tuple[int, int] | None = None
+        self._clock = HeardClock()
         self._refused: dict[str, int] = {}
         self._progress: dict[str, Any] = {}
         self._nodes: list[str] = []
@@ -67,12 +65,9 @@ class DashboardState:
 
     def _clock_ns(self, ros_type: str, data: Data, now_ns: int, wall_ns: int) -> int:
         """What stamps are compared with: what /clock says, where somebody plays or simulates, else wall_ns."""
-        if ros_type == CLOCK_TYPE and len(data) == 12:
-            sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-            self._clock = (now_ns, sec * 10**9 + nanosec)
-        if self._clock is None or now_ns - self._clock[0] > _CLOCK_HOLDS_NS:
-            return wall_ns
-        return self._clock[1]
+        if ros_type == CLOCK_TYPE:
+            self._clock.hear(data, now_ns)
+        return self._clock.ns(now_ns, wall_ns)
 
     def offered(self, topics: dict[str, str], nodes: list[str]) -> None:
         """What is published now, by whom."""

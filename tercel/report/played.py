@@ -31,7 +31,7 @@ class Played:
     def begin(
         self, *, rounds: int | None, progress: Callable[[float, float], None] = lambda _at_s, _of_s: None
     ) -> None:
-        """Start to play; another call does nothing. rounds: how often; None: for ever. progress: how far, of how far."""
+        """Start to play; another call does nothing. rounds: how often; None: for ever. progress: how far of what."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._play, args=(rounds, progress), name="played", daemon=True)
             self._thread.start()
