@@ -167,7 +167,7 @@ class Graph:
             gid = bytes(info.gid.data)[:GUID_BYTES]
             names = [f"{n.node_namespace.rstrip('/')}/{n.node_name}" for n in info.node_entities_info_seq]
         except Exception:  # the decoder is generated code: a damaged message can raise anything
-            self._problem("ros_discovery_info: does not decode")
+            self._problem(f"ros_discovery_info: not as {self._identity.distribution} writes it")
             return
         with self._lock:
             if len(self._nodes) < _MAX_KNOWN or gid in self._nodes:
