@@ -22,10 +22,11 @@ from tercel.cli_live import add_play, add_run
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate, add_track
+from tercel.cli_view import add_view
 from tercel.core.errors import UserError, nearest_hint
 from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
-_LIVE = (add_run, add_play, add_dashboard)
+_LIVE = (add_run, add_play, add_dashboard, add_view)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 

@@ -124,7 +124,7 @@ class DashboardServer:
         self._news = _News()
         self._ended = threading.Event()
         self._failure: Exception | None = None
-        context = _tls_context(*tls) if tls else None
+        context = tls_context(*tls) if tls else None
         site = _Site(state, self._news, access, is_secure=context is not None)
         try:
             self._server = _Server(host, port, site, context)
@@ -321,7 +321,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged: there are ten a second."""
 
 
-def _tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """A server's TLS of two PEM files. Raises UserError if they do not fit."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
