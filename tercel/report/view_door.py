@@ -81,11 +81,14 @@ def is_foreign_origin(origin: str | None) -> bool:
     """Whether a page of a site that is neither Foxglove's nor this machine's asks. Programs send no origin."""
     if origin is None:
         return False
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https"):
-        return origin == "null"  # a frame that a page has put into a sandbox; applications have schemes of their own
-    host = parts.hostname or ""
-    is_foxglove = parts.scheme == "https" and (host == "foxglove.dev" or host.endswith(".foxglove.dev"))
+    try:
+        parts = urlsplit(origin)
+        scheme, host = parts.scheme, parts.hostname or ""
+    except ValueError:
+        return True
+    if scheme not in ("http", "https"):
+        return not scheme  # "null": a frame that a page put into a sandbox. Applications have schemes of their own
+    is_foxglove = scheme == "https" and (host == "foxglove.dev" or host.endswith(".foxglove.dev"))
     return not is_foxglove and not is_loopback(host)
 
 
