@@ -322,14 +322,14 @@ def test_a_slow_viewer_holds_up_neither_the_wire_nor_the_others(made: Setting) -
         reading = threading.Thread(target=lambda: quick.until(lambda: len(quick.messages) == 200), daemon=True)
         reading.start()
         longest_s = 0.0
-        for _ in range(200):  # 46 MB
+        for number in range(200):  # 46 MB
+            until(lambda number=number: len(quick.messages) > number - 20)  # however busy the machine is
             began_s = time.monotonic()
             camera.publish(image)
             longest_s = max(longest_s, time.monotonic() - began_s)
-            time.sleep(0.005)
         reading.join(timeout=10)
         assert quick.of("/camera/image") == [image] * 200
-        assert longest_s < 0.5
+        assert longest_s < 1.0
     until(lambda: made.door.viewers == 0)
     account = summarize(made.feed, made.door, "a test", 1.0)
     assert made.feed.handed_over == 400
