@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rosbags.typesys import TypesysError
@@ -35,21 +35,25 @@ _WAITING = 64
 
 @dataclass(eq=False)
 class _Shown:
-    """One topic. viewers: how many look at the messages, and at the drawing, by their channels' ids."""
+    """One topic, and its channels: of the messages as they are, and of what is drawn of them, if anything is."""
 
     name: str
     ros_type: str
     raw: Any
     drawing: Drawing | None
     drawn: Any
-    viewers: Counter[int] = field(default_factory=Counter)
-    is_wanted_again: bool = False
     end: Callable[[], None] | None = None
-    received: int = 0
     offered_at_s: float = 0.0
 
-    def channels(self) -> list[Any]:
-        return [channel for channel in (self.raw, self.drawn) if channel is not None]
+    def __post_init__(self) -> None:
+        self.raw_id: int = self.raw.id()
+        self.drawn_id: int = -1 if self.drawn is None else self.drawn.id()
+
+    def close(self) -> None:
+        """Offer it to viewers no longer."""
+        for channel in (self.raw, self.drawn):
+            if channel is not None:
+                channel.close()
 
 
 class ViewFeed:
@@ -70,7 +74,8 @@ class ViewFeed:
         self._transport, self._wall_ns, self._say = transport, wall_ns, say
         self._lock = threading.Lock()  # never held while the server or the transport is called: they call back
         self._topics: dict[str, _Shown] = {}
-        self._by_channel: dict[int, _Shown] = {}
+        self._looking: Counter[int] = Counter()  # viewers by channel: who is quick, before we have noted its topic
+        self._newly_looked_at: set[int] = set()
         self._unknown: dict[str, str] = {}
         self._clock = HeardClock()
         self._waiting: deque[tuple[_Shown, Data, int]] = deque()
@@ -111,10 +116,11 @@ class ViewFeed:
 
     def _viewers(self, channel_id: int, change: int) -> None:
         with self._lock:
-            shown = self._by_channel.get(channel_id)
-            if shown is not None:
-                shown.viewers[channel_id] += change
-                shown.is_wanted_again |= change > 0
+            self._looking[channel_id] += change
+            if change > 0:
+                self._newly_looked_at.add(channel_id)
+            elif not self._looking[channel_id]:
+                del self._looking[channel_id]
         self._wake.set()
 
     # --- the wire's ---
@@ -129,9 +135,9 @@ class ViewFeed:
                 return
             self.received[shown.name] += 1
             is_cdr = len(data) >= 4 and data[0] == 0
-            viewers = shown.viewers[shown.raw.id()] if is_cdr else 0
+            viewers = self._looking[shown.raw_id] if is_cdr else 0
             self.handed_over += viewers
-            if is_cdr and shown.drawn is not None and shown.viewers[shown.drawn.id()]:
+            if is_cdr and self._looking[shown.drawn_id]:
                 if len(self._waiting) >= _WAITING:
                     self._waiting.popleft()
                     self.not_drawn["newer ones came"] += 1
@@ -203,7 +209,6 @@ class ViewFeed:
         shown = _Shown(name, ros_type, raw, drawing, drawn, offered_at_s=now_s)
         with self._lock:
             self._topics[name] = shown
-            self._by_channel.update({channel.id(): shown for channel in shown.channels()})
         return True
 
     def _drawn_channel(self, name: str, drawing: Drawing) -> Any:
@@ -218,26 +223,20 @@ class ViewFeed:
     def _close(self, shown: _Shown) -> None:
         with self._lock:
             self._topics.pop(shown.name, None)
-            for channel in shown.channels():
-                self._by_channel.pop(channel.id(), None)
         if shown.end is not None:
             shown.end()
-        for channel in shown.channels():
-            channel.close()
+        shown.close()
 
     def _read_what_is_wanted(self) -> None:
         """Begin and end readers. Who comes late to a latched topic is sent again what the wire keeps of it."""
         with self._lock:
-            wanted = {shown.name for shown in self._topics.values() if shown.viewers.total() > 0}
-            topics = list(self._topics.values())
-            again = {
-                shown.name for shown in topics if shown.is_wanted_again and reading_qos(shown.name).transient_local
-            }
-            for shown in topics:
-                shown.is_wanted_again = False
-        for shown in topics:
-            is_wanted = shown.name in wanted or (bool(wanted) and shown.ros_type == CLOCK_TYPE)
-            if shown.end is not None and (not is_wanted or shown.name in again):
+            looking, fresh = set(self._looking), self._newly_looked_at
+            self._newly_looked_at = set()
+        for shown in list(self._topics.values()):
+            channels = {shown.raw_id, shown.drawn_id}
+            is_wanted = bool(channels & looking or (looking and shown.ros_type == CLOCK_TYPE))
+            is_again = bool(channels & fresh) and reading_qos(shown.name).transient_local
+            if shown.end is not None and (is_again or not is_wanted):
                 shown.end()
                 shown.end = None
             if shown.end is None and is_wanted:
@@ -269,7 +268,7 @@ class ViewFeed:
                 self._problem(f"{shown.name} is not drawn: {rejected}")
                 continue
             with self._lock:
-                viewers = shown.viewers[shown.drawn.id()]
+                viewers = self._looking[shown.drawn_id]
                 self.handed_over += viewers
             if viewers:
                 shown.drawn.log(picture, log_time=log_time_ns)
@@ -310,8 +309,7 @@ class ViewFeed:
         goodbye.start()
         goodbye.join(timeout=_GOODBYE_S)
         for shown in self._topics.values():
-            for channel in shown.channels():
-                channel.close()
+            shown.close()
 
     def __exit__(self, *_: object) -> None:
         self.stop()

@@ -160,6 +160,7 @@ def test_the_wire_is_read_only_while_somebody_looks(made: Setting) -> None:
         until(lambda: made.wire.read == ["/odometry"])
         other.close()
         until(lambda: made.wire.read == [])
+        until(lambda: made.door.ended == {"it left": 1})
 
 
 def test_who_comes_late_gets_the_latched_frames_too(made: Setting) -> None:
@@ -318,7 +319,7 @@ def test_a_slow_viewer_holds_up_neither_the_wire_nor_the_others(made: Setting) -
     with Viewer(made.door.port) as quick, Viewer(made.door.port, receive_buffer_bytes=4096) as slow:
         for viewer in (quick, slow):
             viewer.look("/camera/image")
-        until(lambda: made.feed._topics["/camera/image"].viewers.total() == 2)
+        until(lambda: made.feed._looking.total() == 2)
         reading = threading.Thread(target=lambda: quick.until(lambda: len(quick.messages) == 200), daemon=True)
         reading.start()
         longest_s = 0.0
