@@ -31,6 +31,7 @@ _LOOK_S = 0.5
 _GONE_S = 5.0
 _GOODBYE_S = 0.5
 _WAITING = 64
+_AT_ONCE, _BREATH_S = 8, 0.05
 
 
 @dataclass(eq=False)
@@ -186,7 +187,9 @@ class ViewFeed:
                 self._close(shown)
         new = {name: ros_type for name, ros_type in offered.items() if name not in self._topics}
         unknown, left_out = {}, 0
-        for name, ros_type in new.items():
+        for number, (name, ros_type) in enumerate(new.items(), 1):
+            if number % _AT_ONCE == 0:
+                time.sleep(_BREATH_S)  # the server cuts off a viewer for whom BACKLOG advertisements wait
             if len(self._topics) >= MAX_TOPICS or len(name) > MAX_NAME or len(ros_type) > MAX_NAME:
                 left_out += 1
             elif not self._open(name, ros_type, now_s):

@@ -26,6 +26,7 @@ from tercel.cli_view import add_view
 from tercel.core.errors import UserError
 from tercel.hosts.recording import RecordingWriter
 from tercel.report import view_door, view_feed
+from tercel.report.dashboard_topics import MAX_TOPICS
 from tercel.report.view_account import summarize
 from tercel.report.view_door import MAX_VIEWERS, Door
 from tercel.report.view_feed import ViewFeed
@@ -184,6 +185,16 @@ def test_topics_come_and_go_and_change_their_type(made: Setting, monkeypatch: py
         until(lambda: made.wire.read == [])
         made.robot.advertise("/late", "nav_msgs/msg/Odometry", SENSOR)
         viewer.until(lambda: viewer.channels.get("/late", {}).get("schemaName") == "nav_msgs/msg/Odometry")
+
+
+def test_many_topics_at_once_reach_who_looks_already_and_too_many_are_counted(made: Setting) -> None:
+    with Viewer(made.door.port) as viewer:
+        viewer.until(lambda: viewer.others)
+        for number in range(MAX_TOPICS + 20):
+            made.robot.advertise(f"/many_{number}", "vision_msgs/msg/Detection3DArray", SENSOR)
+        viewer.until(lambda: len(viewer.channels) == 2 * MAX_TOPICS)
+        until(lambda: made.feed.left_out == 20)
+        assert not viewer.is_closed
 
 
 def test_time_is_that_of_the_clock_topic_where_there_is_one(made: Setting) -> None:
