@@ -3,15 +3,13 @@
 There is no wheel of Cyclone DDS for aarch64: on such a board build the C library (eclipse-cyclonedds/cyclonedds, its
 release of the same number) with cmake, set CYCLONEDDS_HOME to where it is installed, and `pip install cyclonedds`.
 
-Structures are in dds_types.py, the configuration in dds_config.py, who is there in dds_graph.py. One thread of each
-transport reads for all its subscriptions; each service answers on one thread of its own.
+Structures are in dds_types.py, the ends in dds_ends.py, the configuration in dds_config.py, who is there in
+dds_graph.py. One thread of each transport reads for all its subscriptions; each service answers on one of its own.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
 import threading
 import time
 from collections import Counter
@@ -31,8 +29,8 @@ except UserError as error:
     )
     raise UserError(f"{error}{aarch64}") from None
 
-from cyclonedds._clayer import ddspy_take, ddspy_write
-from cyclonedds.core import DDSException, GuardCondition, ReadCondition, WaitSet
+from cyclonedds._clayer import ddspy_write
+from cyclonedds.core import DDSException, GuardCondition, WaitSet
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.pub import DataWriter
 from cyclonedds.qos import Policy, Qos
@@ -41,17 +39,13 @@ from cyclonedds.topic import Topic
 
 from tercel.ros import dds_types as wire
 from tercel.ros.dds_config import delete, join_domain, leave_domain, read_config
-from tercel.ros.dds_graph import ANY, Graph
-from tercel.ros.transport import COMMAND, RELIABLE, Data, Identity, QoS
-from tercel.ros.type_hash import type_hash
+from tercel.ros.dds_ends import Client, DdsPublisher, Subscription, dds_qos, random_id, wait_until
+from tercel.ros.dds_graph import Graph
+from tercel.ros.transport import RELIABLE, Data, Identity, QoS
 
-_TAKEN = 16  # messages at a time
 _WAIT_NS = 1_000_000_000
-_BLOCK_NS, _COMMAND_BLOCK_NS = 100_000_000, 5_000_000_000
-_MATCH_S, _POLL_S = 0.5, 0.002
+_MATCH_S = 0.5
 _MAX_PROBLEMS = 500
-_TIMEOUT, _BAD_DATA = -10, -3  # DDS return codes
-_ALLOWED_HEADERS = (b"\x00\x00", b"\x00\x01")
 _SERVICE_HEADER_BYTES = 16
 
 
@@ -67,9 +61,9 @@ class DdsTransport:
         self._say = say
         self._lock = threading.Lock()
         self._is_open = True
-        self._readers: dict[int, _Subscription] = {}
+        self._readers: dict[int, Subscription] = {}
         self._entities: list[Any] = []
-        self._clients: dict[tuple[str, str], _Client] = {}
+        self._clients: dict[tuple[str, str], Client] = {}
         self._servers: list[ThreadPoolExecutor] = []
         join_domain(identity.domain, read_config(config))
         try:
@@ -91,7 +85,7 @@ class DdsTransport:
         """Declare a publisher."""
         writer = self._writer(f"rt{topic}", ros_type, qos)
         self._graph.watch(f"rt{topic}", True, ros_type, qos)
-        return DdsPublisher(topic, writer, self._problem)
+        return DdsPublisher(topic, writer, qos, self._problem)
 
     def subscribe(self, topic: str, ros_type: str, qos: QoS, on_data: Callable[[Data], None]) -> Callable[[], None]:
         """Call on_data, on the transport's reading thread, with each message."""
@@ -102,7 +96,7 @@ class DdsTransport:
             with self._lock:
                 if self._readers.pop(subscription.reader._ref, None) is None:
                     return
-            self._graph.unwatch(f"rt{topic}", False)
+            self._graph.unwatch(f"rt{topic}", False, ros_type, qos)
             self._graph.remove_ours(subscription.reader.guid.bytes, False)
             subscription.end()
             self._waitset.detach(subscription.condition)
@@ -115,7 +109,7 @@ class DdsTransport:
 
     def serve(self, service: str, srv_type: str, answer: Callable[[Data], Data]) -> None:
         """Answer requests. DDS has no word for a handler that fails: it is counted, and the caller's time runs out."""
-        user_data = f"serviceid={_random_id()};"
+        user_data = f"serviceid={random_id()};"
         writer = self._writer(f"rr{service}Reply", f"{srv_type}_Response", RELIABLE, user_data)
         server = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{self.identity.node}{service}")
 
@@ -158,14 +152,14 @@ class DdsTransport:
         finally:
             client.forget(number)
 
-    def _client(self, service: str, srv_type: str) -> _Client:
+    def _client(self, service: str, srv_type: str) -> Client:
         with self._lock:
             known = self._clients.get((service, srv_type))
         if known is not None:
             return known
-        user_data = f"clientid={_random_id()};"
+        user_data = f"clientid={random_id()};"
         writer = self._writer(f"rq{service}Request", f"{srv_type}_Request", RELIABLE, user_data)
-        client = _Client(writer)
+        client = Client(writer)
         client.reader = self._reader(
             f"rr{service}Reply", service, f"{srv_type}_Response", RELIABLE, client.on_answer, user_data
         ).reader
@@ -228,10 +222,10 @@ class DdsTransport:
     def _reader(
         self, dds_topic: str, name: str, ros_type: str, qos: QoS, on_data: Callable[[bytes, Any], None],
         user_data: str = "",
-    ) -> _Subscription:  # fmt: skip
+    ) -> Subscription:  # fmt: skip
         topic, options = self._topic(dds_topic, ros_type), dds_qos(ros_type, qos, self.identity, user_data)
         reader: Any = DataReader(self._participant, topic, options)
-        subscription = _Subscription(name, reader, on_data, self._problem)
+        subscription = Subscription(name, reader, on_data, self._problem)
         with self._lock:
             self._readers[reader._ref] = subscription
         self._waitset.attach(subscription.condition)
@@ -263,131 +257,3 @@ class DdsTransport:
             self.problems[reason] += times
         if is_new:
             self._say(reason)
-
-
-class DdsPublisher:
-    """The sending end of one topic."""
-
-    def __init__(self, topic: str, writer: Any, problem: Callable[[str], None]) -> None:
-        self._topic = topic
-        self._writer = writer
-        self._problem = problem
-
-    def publish(self, data: Data) -> None:
-        """Send one message. What cannot be sent is counted as a problem."""
-        code = ddspy_write(self._writer._ref, wire.to_wire(data))
-        if code == _TIMEOUT:
-            self._problem(f"{self._topic}: not sent, a reader is too slow")
-        elif code == _BAD_DATA:
-            self._problem(f"{self._topic}: not sent, the data are not of the topic's type, or the session is closed")
-        elif code < 0:
-            self._problem(f"{self._topic}: not sent")
-
-
-class _Subscription:
-    """The receiving end of one topic or service."""
-
-    def __init__(
-        self, name: str, reader: Any, on_data: Callable[[bytes, Any], None], problem: Callable[..., None]
-    ) -> None:
-        self.reader = reader
-        self.condition = ReadCondition(reader, ANY)
-        self._name = name
-        self._on_data = on_data
-        self._problem = problem
-        self._lock = threading.RLock()
-        self._is_ended = False
-
-    def take(self) -> None:
-        """Hand over what has come."""
-        with self._lock:
-            if self._is_ended:
-                return
-            self._count_lost()
-            while not self._is_ended and (found := ddspy_take(self.reader._ref, ANY, _TAKEN)):
-                if isinstance(found, int):
-                    return
-                for data, info in found:
-                    if not info.valid_data or self._is_ended:
-                        continue
-                    if len(data) < wire.HEADER_BYTES or data[:2] not in _ALLOWED_HEADERS:
-                        self._problem(f"{self._name}: not CDR")
-                        continue
-                    self._on_data(wire.from_wire(data), info)
-
-    def _count_lost(self) -> None:
-        lost = self.reader.get_sample_lost_status().total_count_change
-        if lost > 0:
-            self._problem(f"{self._name}: messages lost on the way", lost)
-
-    def end(self) -> None:
-        """Callbacks have ended when this returns."""
-        with self._lock:
-            self._is_ended = True
-
-
-class _Client:
-    """The asking end of a service: a request bears our number and its own (rmw_cyclonedds' cdds_request_header)."""
-
-    def __init__(self, writer: Any) -> None:
-        self.writer = writer
-        self.reader: Any = None
-        self.guid = random.SystemRandom().getrandbits(63)
-        self.answers: dict[int, bytes] = {}
-        self._waiting: dict[int, threading.Event] = {}
-        self._numbers = itertools.count(1)
-
-    def is_matched(self) -> bool:
-        """Whether a server would hear us, and we it."""
-        return bool(self.writer.get_matched_subscriptions() and self.reader.get_matched_publications())
-
-    def expect(self) -> tuple[int, threading.Event]:
-        """A new request's number, and what is set when its answer is there."""
-        number, event = next(self._numbers), threading.Event()
-        self._waiting[number] = event
-        return number, event
-
-    def forget(self, number: int) -> None:
-        """It is answered, or too late."""
-        self._waiting.pop(number, None)
-        self.answers.pop(number, None)
-
-    def on_answer(self, data: bytes, _info: Any) -> None:
-        order: Any = "little" if data[1] else "big"
-        guid, number = int.from_bytes(data[4:12], order), int.from_bytes(data[12:20], order)
-        event = self._waiting.get(number)
-        if guid == self.guid and event is not None:  # all clients hear all answers
-            self.answers[number] = data[:4] + data[20:]
-            event.set()
-
-
-def dds_qos(ros_type: str, qos: QoS, identity: Identity, user_data: str = "") -> Qos:
-    """As rmw_cyclonedds' create_readwrite_qos maps it, with the type's hash in the user data (not in Humble)."""
-    block_ns = _COMMAND_BLOCK_NS if qos.depth >= COMMAND.depth else _BLOCK_NS
-    hashed = "" if identity.distribution == "humble" else f"typehash={type_hash(ros_type)};"
-    policies: list[Any] = [
-        Policy.Reliability.Reliable(block_ns) if qos.reliable else Policy.Reliability.BestEffort,
-        Policy.History.KeepLast(qos.depth),
-        Policy.DataRepresentation(use_cdrv0_representation=True),
-        Policy.WriterDataLifecycle(autodispose=False),
-        Policy.Userdata((user_data + hashed).encode()),
-        Policy.Durability.TransientLocal if qos.transient_local else Policy.Durability.Volatile,
-    ]
-    if qos.transient_local:
-        policies.append(Policy.DurabilityService(0, Policy.History.KeepLast(qos.depth), -1, -1, -1))
-    return Qos(*policies)
-
-
-def wait_until(what: Callable[[], object], timeout_s: float) -> bool:
-    """Whether it becomes true in time."""
-    ends_s = time.monotonic() + timeout_s
-    while not what():
-        if time.monotonic() > ends_s:
-            return False
-        time.sleep(_POLL_S)
-    return True
-
-
-def _random_id() -> str:
-    """As rmw_cyclonedds writes the id that the two ends of a service or client share."""
-    return ".".join(f"{byte:x}" for byte in os.urandom(16))

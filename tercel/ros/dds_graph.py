@@ -70,7 +70,7 @@ class Graph:
         self._participants: set[bytes] = {self._us}
         self._nodes: dict[bytes, list[str]] = {}
         self._ends: dict[bytes, End] = {}
-        self._watched: dict[tuple[str, bool], tuple[str, QoS]] = {}  # (DDS topic, we write): our type and QoS
+        self._watched: dict[tuple[str, bool], list[tuple[str, QoS]]] = {}  # (DDS topic, we write): of each end
         self._ours: dict[bool, list[bytes]] = {False: [], True: []}
         topic = Topic(participant, "ros_discovery_info", wire.info_structure(identity.distribution == "humble"))
         self._writer = DataWriter(participant, topic, _info_qos(1))
@@ -123,15 +123,15 @@ class Graph:
     def watch(self, topic: str, is_writer: bool, ros_type: str, qos: QoS) -> None:
         """From now on, name those on the other end of this topic who cannot meet ours."""
         with self._lock:
-            self._watched[topic, is_writer] = ros_type, qos
-            others = [end for end in self._ends.values() if end.topic == topic]
+            self._watched.setdefault((topic, is_writer), []).append((ros_type, qos))
+            others = [e for e in self._ends.values() if e.topic == topic and e.is_writer != is_writer]
         for end in others:
-            self._check(end)
+            self._compare(end, ros_type, qos)
 
-    def unwatch(self, topic: str, is_writer: bool) -> None:
-        """The opposite."""
+    def unwatch(self, topic: str, is_writer: bool, ros_type: str, qos: QoS) -> None:
+        """The opposite, of one end."""
         with self._lock:
-            self._watched.pop((topic, is_writer), None)
+            self._watched[topic, is_writer].remove((ros_type, qos))
 
     def topics(self) -> dict[str, str]:
         """Published topics and their ROS types, sorted by name."""
@@ -184,9 +184,9 @@ class Graph:
         if not is_there:
             with self._lock:
                 gone = self._ends.pop(key, None)
-                watched = gone and self._watched.get((gone.topic, False))
+                types = [ros_type for ros_type, _ in self._watched.get((gone.topic, False), ())] if gone else []
             is_ours = gone is not None and gone.participant == self._us
-            if gone and watched and is_writer and not is_ours and watched[0] == gone.ros_type:
+            if gone and is_writer and not is_ours and gone.ros_type in types:
                 self._problem(f"{gone.topic[2:]}: a publisher went away")
             return
         qos = sample.qos
@@ -204,12 +204,14 @@ class Graph:
             self._check(end)
 
     def _check(self, end: End) -> None:
-        """Tell why this end and ours of the same topic do not meet."""
+        """Compare a new end with each of ours on the other side of its topic."""
         with self._lock:
-            ours = self._watched.get((end.topic, not end.is_writer))
-        if ours is None:
-            return
-        ros_type, qos = ours
+            ours = set(self._watched.get((end.topic, not end.is_writer), ()))
+        for ros_type, qos in sorted(ours, key=str):
+            self._compare(end, ros_type, qos)
+
+    def _compare(self, end: End, ros_type: str, qos: QoS) -> None:
+        """Tell why this end and ours of the same topic do not meet."""
         name = end.topic[2:] if end.topic.startswith("rt/") else end.topic
         verb = "publishes" if end.is_writer else "wants"
         if end.ros_type != ros_type:
