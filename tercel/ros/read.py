@@ -181,7 +181,8 @@ def _next_look(ros: Any) -> NextLook:
 def tracks_2d(found: Boxes) -> Tracks2D:
     """The message of a Detection2DArray's content."""
     half = found.boxes[:, 3:] / 2
-    corners = np.concatenate([found.boxes[:, :2] - half, found.boxes[:, :2] + half], axis=1)
+    with np.errstate(invalid="ignore"):  # a box of infinite size has corners that are not numbers
+        corners = np.concatenate([found.boxes[:, :2] - half, found.boxes[:, :2] + half], axis=1)
     n = len(corners)
     return Tracks2D(
         **_common(found), boxes_xyxy_px=corners, velocities_px_per_s=np.full((n, 2), np.nan, np.float32),
