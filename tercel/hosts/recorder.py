@@ -149,7 +149,7 @@ class Recorder:
             self._write_until_end()
             self._writer.close()
             self._count_written()
-        except OSError as error:
+        except Exception as error:  # whatever it is: what waits must be accounted for, and nobody wait for this thread
             self._fail(error)
 
     def _write_until_end(self) -> None:
@@ -189,9 +189,9 @@ class Recorder:
             self.account.written_bytes += self._unsure_bytes
             self._unsure, self._unsure_bytes = Counter(), 0
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
         self._writer.abandon()
-        reason = error.strerror or str(error)
+        reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
         with self._changed:
             self.account.failed = reason
             lost = len(self._waiting) + self._unsure.total()

@@ -332,3 +332,19 @@ def test_a_cloud_that_fits_no_chunk_is_written_whole(tmp_path: Path) -> None:
     recorder.add("/cloud", ros_type, data, 7)
     assert recorder.close().written == {"/cloud": 1}
     assert rows_of(tmp_path / "a.mcap") == [("/cloud", 7, bytes(data))]
+
+
+def test_a_time_that_no_file_can_hold_ends_the_recording_which_counts_the_rest(tmp_path: Path) -> None:
+    said: list[str] = []
+    recorder = Recorder(tmp_path / "r.mcap", say=said.append)
+    recorder.add("/imu", IMU, imu(0), -1)
+    until_failed_s = time.monotonic() + 5
+    while recorder.account.failed is None and time.monotonic() < until_failed_s:
+        time.sleep(0.01)
+    recorder.add("/imu", IMU, imu(1), NOW_NS)
+    account = recorder.close()
+    assert account.received == 2
+    assert account.written.total() == 0
+    assert account.dropped == {NOT_WRITTEN: 2}
+    assert len(said) == 1
+    assert "has ended early" in said[0]
