@@ -183,8 +183,12 @@ class RclpyTransport:
 
     def topics(self) -> dict[str, str]:
         """See Transport."""
-        there = self._node.get_topic_names_and_types()
-        return {topic: types[0] for topic, types in there if self._node.count_publishers(topic)}
+        there = {}
+        for topic, _ in self._node.get_topic_names_and_types():  # its types are also those of who only listens
+            types = sorted(info.topic_type for info in self._node.get_publishers_info_by_topic(topic))
+            if types:
+                there[topic] = types[0]
+        return there
 
     def nodes(self) -> list[str]:
         """See Transport."""

@@ -191,3 +191,12 @@ def test_closing_takes_everything_back_and_publishing_after_it_does_no_harm(peer
 def test_a_configuration_file_is_refused_with_the_way_ros_is_configured(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="RMW_IMPLEMENTATION"):
         open_transport("ros2", Identity("ours", domain=1), config=tmp_path / "zenoh.json5")
+
+
+def test_a_topic_has_the_type_that_is_published_not_the_one_that_we_listen_for(
+    peer: Peer, transport: RclpyTransport
+) -> None:
+    transport.subscribe("/wrong", "sensor_msgs/msg/Image", SENSOR, lambda _data: None)
+    peer.advertise("/wrong", String)
+    eventually(lambda: transport.topics().get("/wrong"), "the peer's topic")
+    assert transport.topics()["/wrong"] == TEXT
