@@ -54,7 +54,7 @@ def open_models(
 
         return LocalModels(networks), lambda _topic, _message: None
     if not networks:
-        raise UserError(f"graph {graph.name} runs no networks: leave --offload out")
+        raise UserError(f"graph {graph.name} runs no networks: leave --offload out (of a ROS node: offload.file)")
     from offload.models import LookHint
 
     hint = LookHint()

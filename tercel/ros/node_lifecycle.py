@@ -14,10 +14,10 @@ from rclpy.parameter import Parameter as RclpyParameter
 from rclpy.serialization import deserialize_message
 
 from tercel.core.errors import UserError, nearest_hint
-from tercel.core.messages import Message, NextLook
+from tercel.core.messages import Message
 from tercel.hosts.graph import Graph
 from tercel.hosts.live import LiveHost
-from tercel.hosts.networks import load_networks, offloaded
+from tercel.hosts.networks import open_models
 from tercel.ros.host_services import offer_services
 from tercel.ros.node import OWN_PARAMETERS, WHICH_GRAPH, graph_of
 from tercel.ros.node_transport import RclpyTransport
@@ -149,21 +149,9 @@ class GraphNode(LifecycleNode):  # type: ignore[misc]
     def _models(self, stack: contextlib.ExitStack) -> tuple[Any, list[HostSetting], Callable[[str, Message], None]]:
         """The graph's networks, their parameters, and an ear for the tracker's wish when to look next."""
         given = {name: file for name in self._graph.models if (file := self._text(f"models.{name}"))}
-        networks, offload = load_networks(self._graph, given, threads=2), self._text("offload.file")
-        if offload and not networks:
-            raise UserError(f"graph {self._graph.name} runs no networks: leave offload.file out")
-        if offload:
-            from offload.models import LookHint
-
-            hint = LookHint()
-            models = stack.enter_context(offloaded(Path(offload), self._graph, networks, hint=hint, say=self.warn))
-            hear = lambda _topic, message: hint.heard(message) if isinstance(message, NextLook) else None  # noqa: E731
-            return models, [offload_policy(models)], hear
-        if not networks:
-            return None, [], lambda _topic, _message: None
-        from perception.runtime import LocalModels
-
-        return LocalModels(networks), [], lambda _topic, _message: None
+        file = self._text("offload.file")
+        models, hear = open_models(self._graph, given, 2, Path(file) if file else None, stack, self.warn)
+        return models, [offload_policy(models)] if file else [], hear
 
     # --- parameters ------------------------------------------------------------------------------------------------
 
