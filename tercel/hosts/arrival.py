@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 
 from tercel.core.errors import Rejected
-from tercel.core.messages import CompressedImage, Image, Message
+from tercel.core.messages import Image, Message
 from tercel.ros import convert
-from tercel.ros.layouts import decompress
+from tercel.ros.layouts import image_for_ports
 from tercel.ros.transport import Data
 
 WRONG_TYPE = "message is of another type"
@@ -27,12 +27,12 @@ class Arrival:
         self._reason: str | None = None
 
     def message_for(self, wanted: type[Message]) -> Message:
-        """As a message of that type; pixels of a compressed image where pixels are wanted. Raises Rejected."""
+        """As a message of that type; pixels that components know, where pixels are wanted. Raises Rejected."""
         with self._lock:
             try:
                 message = self._decoded()
-                if wanted is Image and isinstance(message, CompressedImage):
-                    self._image = message = self._image or decompress(message)
+                if wanted is Image:
+                    self._image = message = self._image or image_for_ports(message)
             except Rejected as rejection:
                 if self._reason is None:
                     self._reason = str(rejection)

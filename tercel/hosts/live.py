@@ -259,6 +259,8 @@ class LiveHost:
         try:
             clock: Any = convert.STORE.deserialize_cdr(memoryview(data), _CLOCK_TYPE)
             now_ns = clock.clock.sec * 10**9 + clock.clock.nanosec
+            if now_ns < 0:
+                raise ValueError("before 1970")
         except Exception:  # generated code: a damaged message can raise anything
             self._undecodable.count("/clock: message does not decode")
             return

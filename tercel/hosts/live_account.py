@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,13 @@ from tercel.hosts.ports import PortAccount
 KEPT = 4096
 """So many of the newest values are kept of a stream: of an image topic at 30 Hz those of two minutes."""
 RATE_WINDOW_S = 5.0
+MAX_REASONS = 200
+"""So many reasons are counted apart: strangers' words are in some, and must fill neither memory nor log."""
+
+
+def bounded(counts: Mapping[str, int], reason: str) -> str:
+    """The reason, or a common name for all beyond the first MAX_REASONS."""
+    return reason if reason in counts or len(counts) < MAX_REASONS else "further reasons"
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
@@ -124,6 +131,8 @@ class Problems:
     def count(self, reason: str, *, hint: str = "", is_said: bool = False) -> None:
         """Count a reason; the first time it is said, with the hint behind it, unless somebody has said it."""
         with self._lock:
+            known = bounded(self.counts, reason)
+            reason, hint = known, hint if known == reason else ""
             self.counts[reason] += 1
             is_new = self.counts[reason] == 1
         if is_new and not is_said:

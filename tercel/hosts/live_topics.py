@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from tercel.core.component import Input
@@ -14,6 +15,7 @@ from tercel.ros.transport import COMMAND, LATCHED, RELIABLE, SENSOR, QoS
 
 GLOBAL = ("/tf", "/tf_static", "/clock", "/diagnostics")
 """Topics that all robots of a domain share: a namespace is not put before these."""
+_TOPIC = re.compile(r"(?:/[A-Za-z0-9_]+)+")  # ROS 2 wants no digit first, but ROS 1 and its bags have it
 
 
 def check_remap(graph: Graph, remap: Mapping[str, str]) -> None:
@@ -29,9 +31,19 @@ def check_remap(graph: Graph, remap: Mapping[str, str]) -> None:
 
 
 def wire_name(topic: str, remap: Mapping[str, str], namespace: str) -> str:
-    """The name of a graph's topic on the wire: remapped, then put under the namespace."""
+    """The name of a graph's topic on the wire: remapped, then put under the namespace. Raises UserError if that is no
+    name: a wire has other meanings for most of what is not a letter.
+    """
     name = remap.get(topic, topic)
-    return name if name in GLOBAL else namespace.rstrip("/") + name
+    if not name.startswith("/"):
+        name = f"/{name}"
+    if name not in GLOBAL:
+        name = namespace.rstrip("/") + name
+    if _TOPIC.fullmatch(name) is None:
+        raise UserError(
+            f"{name!r} is no topic: words of letters, digits and '_', each after a '/', are wanted (--remap)"
+        )
+    return name
 
 
 def input_qos(topic: str, spec: Input) -> QoS:

@@ -23,7 +23,7 @@ from tercel.core.errors import Rejected
 from tercel.core.messages import Message
 from tercel.hosts.arrival import Arrival
 from tercel.hosts.graph import Node
-from tercel.hosts.live_account import LiveNodeAccount
+from tercel.hosts.live_account import LiveNodeAccount, bounded
 from tercel.hosts.outputs import checked
 from tercel.hosts.ports import QUEUE_FULL, Call, Ports
 
@@ -230,10 +230,12 @@ class Worker:
             message = incoming.message_for(wanted) if isinstance(incoming, Arrival) else incoming
         except Rejected as rejection:
             reason = str(rejection)
+        except Exception as error:  # bytes of strangers: whatever they bring about, this thread must live on
+            reason = f"cannot be read: {type(error).__name__}"
         with self._changed:
             self._in_hand -= 1
             if reason is not None:
-                account.rejected[reason] += 1
+                account.rejected[bounded(account.rejected, reason)] += 1
             else:
                 account.received -= 1  # the port counts it itself
                 self._ports.offer(port, message)

@@ -70,20 +70,21 @@ class Player:
         for topic in recording.topics.values():
             if (topics and topic.name not in topics) or not topic.count or (clock and topic.name == "/clock"):
                 continue
-            name = wire_name(topic.name, remap, namespace)
             try:
+                name = wire_name(topic.name, remap, namespace)
                 self._publishers[topic.name] = transport.advertise(name, topic.ros_type, _qos(topic))
             except (UserError, KeyError, ValueError) as error:
-                say(f"{name} is left out: {topic.ros_type}: {error}")
+                say(f"{topic.name} is left out: {topic.ros_type}: {error}")
         self._clock = transport.advertise("/clock", _CLOCK_TYPE, _CLOCK_QOS) if clock else None
         if not self._publishers:
             raise UserError(f"{recording.path.name} has no messages to play")
 
     def now_ns(self) -> int:
         """The recording's time now: its start before the first message, its end after the last."""
-        if self._began_s is None:
+        began_s = self._began_s  # read once: the player's own thread may end it at any moment
+        if began_s is None:
             return self._now_ns
-        played_ns = round((time.monotonic() - self._began_s) * 1e9 * self._rate)
+        played_ns = round((time.monotonic() - began_s) * 1e9 * self._rate)
         return min(self.recording.start_ns + played_ns, self.recording.end_ns)
 
     def play(

@@ -12,12 +12,15 @@ import pytest
 
 from tercel.core.errors import UserError
 from tercel.core.messages import CompressedImage, Image, NextLook, Odometry, PointCloud, Transforms
+from tercel.hosts.arrival import Arrival
 from tercel.hosts.graph import load_graph
 from tercel.hosts.graph_choice import component_graph
 from tercel.hosts.live import LiveHost
+from tercel.hosts.live_account import MAX_REASONS
 from tercel.ros import convert
 from tercel.ros.executables import COMPONENTS
 from tercel.ros.local import LocalTransport
+from tercel.ros.store import make
 from tercel.ros.transport import Identity
 from tests.unit import live_components
 from tests.unit.live_hosts import any_domain, assert_accounted, hosting, one, until
@@ -589,3 +592,59 @@ def test_the_map_of_an_odometry_is_what_it_has_seen(tmp_path: Path) -> None:
         assert np.abs(found_m).max() <= 20.0
         host.restart("o", "asked to")
         until(lambda: host.component("o").map_points_m() is None)
+
+
+def test_an_image_as_a_camera_sends_it_reaches_a_component_in_colour(tmp_path: Path) -> None:
+    raw = Image(stamp_ns=1, frame_id="camera", pixels=np.zeros((4, 6), np.uint8), encoding="bayer_rggb8")
+    ros_type, data = convert.encode(raw)
+    message = Arrival(ros_type, bytes(data), lambda _reason: None).message_for(Image)
+    assert isinstance(message, Image)
+    assert (message.encoding, message.pixels.shape) == ("bgr8", (4, 6, 3))
+
+
+def test_strangers_words_fill_neither_the_account_nor_the_log(tmp_path: Path) -> None:
+    with hosting(tmp_path, one("live_components.Looker", "{image: /image}", "{}")) as (host, peer, said):
+        for number in range(MAX_REASONS + 50):
+            image = make("sensor_msgs/msg/Image", height=1, width=1, encoding=f"odd{number}", data=[0])
+            peer.send("/image", "sensor_msgs/msg/Image", convert.STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
+            until(lambda: host.wait_idle(5))
+        status = host.status()
+        rejected = status["components"]["node"]["inputs"]["image"]["rejected"]
+        assert rejected["further reasons"] == 50
+        assert len(rejected) == MAX_REASONS + 1
+        assert status["undecodable"]["further reasons"] == 50
+        assert sum("further reasons" in line for line in said) <= 2  # by the topic, and by the component
+        assert_accounted(status["components"])
+
+
+def test_bytes_that_break_the_decoder_itself_are_rejected_and_the_component_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hosting(tmp_path, GAIN) as (host, peer, _said):
+        with monkeypatch.context() as patch:
+            patch.setattr(convert, "decode", lambda *_arguments: 1 // 0)
+            peer.publish("/imu", imu(1))
+            until(lambda: host.status()["components"]["node"]["rejected"] == 1)
+        peer.publish("/imu", imu(2))
+        until(lambda: host.status()["components"]["node"]["processed"] == 1)
+        assert host.status()["components"]["node"]["inputs"]["imu"]["rejected"] == {
+            "cannot be read: ZeroDivisionError": 1
+        }
+
+
+def test_a_clock_before_1970_is_none(tmp_path: Path) -> None:
+    with hosting(tmp_path, GAIN, use_sim_time=True) as (host, peer, _said):
+        peer.send("/clock", CLOCK, clock(5 * 10**9))
+        peer.send("/clock", CLOCK, clock(-(10**9)))
+        assert host.now_ns() == 5 * 10**9
+        assert host.status()["undecodable"] == {"/clock: message does not decode": 1}
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name"), [("/a//b", "/x"), ("/", "/a*"), ("/", "/"), ("/", "/a b"), ("/", "/$*"), ("/", "/a/")]
+)
+def test_a_name_that_a_wire_takes_otherwise_is_the_users_mistake(tmp_path: Path, namespace: str, name: str) -> None:
+    graph = load_graph(write(tmp_path, GAIN))
+    transport = LocalTransport(Identity(node="host", domain=any_domain()))
+    with transport, pytest.raises(UserError, match="is no topic"):
+        LiveHost(graph, transport, remap={"/imu": name}, namespace=namespace)

@@ -240,3 +240,16 @@ def test_an_empty_recording_has_nothing_to_play(tmp_path: Path) -> None:
         recording = open_recording(tmp_path / "r.mcap")
         with pytest.raises(UserError, match="r.mcap has no messages to play"):
             Player(recording, transport, say=lambda _line: None)
+
+
+def test_a_name_that_is_none_is_left_out_and_said(tmp_path: Path) -> None:
+    write_two_topics(tmp_path / "r.mcap", count=3)
+    said: list[str] = []
+    with LocalTransport(Identity("player", domain=any_domain())) as transport:
+        player = Player(
+            open_recording(tmp_path / "r.mcap"), transport, rate=1000.0, remap={"/imu": "imu*"}, say=said.append
+        )
+        player.play(threading.Event())
+    assert set(player.account.sent) == {"/cloud"}
+    assert len(said) == 1
+    assert "'/imu*' is no topic" in said[0]
