@@ -74,7 +74,9 @@ def _feed(args: argparse.Namespace, kind: Any, identity: Identity, state: Any, s
     from tercel.report.dashboard_feed import Feed, RecordingFeed
 
     if args.recording is not None:
-        return RecordingFeed(open_recording(args.recording), state, rate=args.rate or 1.0, say=_say)
+        return RecordingFeed(
+            open_recording(args.recording), state, rate=1.0 if args.rate is None else args.rate, say=_say
+        )
     transport = stack.enter_context(open_transport(kind, identity, config=args.config, say=_say))
     return Feed(transport, state, say=_say)
 

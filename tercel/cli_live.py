@@ -110,11 +110,11 @@ def _run(args: argparse.Namespace) -> int:
         record_dir=args.record_dir,
     )
     summary = run_live(options, _say)
-    if args.json:
-        write_json(args.json, summary)
     components = summary["components"]
     lines = [*component_rows(_timed(components)), *counter_lines(components), *_ends(summary)]
     print("\n".join(printable(line) for line in lines))
+    if args.json:  # last: where it cannot be written, the account was told at least
+        write_json(args.json, summary)
     return 1 if any(row["failed"] for row in components.values()) else 0
 
 
@@ -218,9 +218,9 @@ def _play(args: argparse.Namespace) -> int:
         player.play(stop, rounds=None if args.loop else 1, progress=progress)
         progress.done()
     summary = player.summary()
+    print("\n".join(printable(line) for line in _play_lines(summary)))
     if args.json:
         write_json(args.json, summary)
-    print("\n".join(printable(line) for line in _play_lines(summary)))
     return 0
 
 

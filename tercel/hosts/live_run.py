@@ -102,8 +102,11 @@ def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
 def _recorder(options: LiveOptions, host: LiveHost, stack: contextlib.ExitStack, say: Say) -> Recorder | None:
     if options.record is None:
         return None
-    options.record.parent.mkdir(parents=True, exist_ok=True)
-    recorder = Recorder(options.record, say=say)
+    try:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        recorder = Recorder(options.record, say=say)
+    except OSError as error:  # a full disk does not say which file
+        raise UserError(f"--record {options.record}: {error.strerror or error}") from None
     stack.callback(recorder.close)
     stack.callback(host.add_tap(recorder.add))
     return recorder
@@ -156,10 +159,13 @@ def _play(player: Player, host: LiveHost, stop: threading.Event, options: LiveOp
     if options.transport != "local":
         stop.wait(DISCOVERY_S)  # the two nodes find each other
     ended = threading.Event()
+    failures: list[Exception] = []
 
     def play() -> None:
         try:
             player.play(stop)
+        except Exception as error:  # told by the main thread, after the host has stopped
+            failures.append(error)
         finally:
             ended.set()
 
@@ -172,6 +178,8 @@ def _play(player: Player, host: LiveHost, stop: threading.Event, options: LiveOp
     if is_whole:
         time.sleep(0.2 if options.transport != "local" else 0.0)  # what is under way on the wire
         host.wait_idle(DRAIN_WITHIN_S)
+    if failures:
+        raise failures[0]
 
 
 def _wait(host: LiveHost, ended: threading.Event, duration_s: float | None, say: Say) -> None:

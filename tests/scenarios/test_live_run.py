@@ -122,12 +122,14 @@ GAIN = "tests.unit.live_components.Gain"
         (["run", GAIN, "--transport", "local", "--play", "R", "--node", "a b"], "node name 'a b'"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--domain", "233"], "domain 233"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--namespace", "r1"], "namespace 'r1'"),
+        (["run", GAIN, "--transport", "local", "--play", "R", "--record", "/dev/full"], "--record /dev/full: No space"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--offload", "x.yaml"], "leave --offload out"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--duration", "0"], "--duration above 0"),
         (["run", "camera", "--transport", "local", "--play", "R"], "needs a model for 'detector'"),
         (["play", "missing.mcap"], "no recording at missing.mcap"),
         (["play", "R", "--transport", "local"], "reaches nobody outside"),
         (["play", "R", "--delay", "-1"], "--delay -1.0"),
+        (["dashboard", "R", "--rate", "0", "--port", "0"], "rate 0: 0.01 to 1000 is wanted"),
     ],
 )
 def test_a_users_mistake_is_one_line_with_the_mend(
@@ -138,3 +140,14 @@ def test_a_users_mistake_is_one_line_with_the_mend(
     output = capsys.readouterr().err
     assert words in output
     assert output.count("\n") == 1
+
+
+def test_a_recording_that_breaks_while_it_is_played_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_arguments: object) -> None:
+        raise OSError(5, "the disk is gone")
+
+    monkeypatch.setattr("tercel.hosts.play.Player.play", breaks)
+    path = recording_of(tmp_path / "r.mcap", [1.0])
+    assert tercel("run", GAIN, "--transport", "local", "--play", path) == 2
