@@ -17,6 +17,7 @@ in it and the mend.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from tercel.core.messages import Message
 from tercel.hosts.recording import Recording, is_compatible
 
 MAX_GRAPH_BYTES = 1 << 20
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ def load_graph(path: Path) -> Graph:
     components = _mapping(content.get("components"), f"{where}: components")
     if not components:
         raise UserError(f"{where}: components is empty: name at least one")
+    for name in components:
+        if not _NAME.fullmatch(name):  # nodes and parameters are called so
+            raise UserError(
+                f"{where}: component name {name!r}: letters, digits and underscores are wanted, no digit first"
+            )
     nodes = tuple(_load_node(name, entry, f"{where}: {name}") for name, entry in components.items())
     models = _mapping(content.get("models") or {}, f"{where}: models")
     files = {name: None if file is None else (path.parent / str(file)).resolve() for name, file in models.items()}

@@ -120,7 +120,7 @@ class Wire:
             if have == source.ros_type:
                 continue
             ros_type = ros_type_for(source.name, source.wanted, published)
-            if ros_type == source.ros_type:
+            if ros_type != have:
                 wrong.append(f"{source.name} is published as {have}, not {source.ros_type}")
                 continue
             self._say(f"{source.name} is read as {ros_type}, as it is published")

@@ -67,6 +67,7 @@ class Worker:
         self._counted_s = 0.0
         self._in_hand = 0
         self._stopping = False
+        self._retired = False
         self._config: Any = node.config
         self._restart_reason: str | None = None
         self._forget_stamps = False
@@ -130,6 +131,7 @@ class Worker:
         self._thread.join(timeout_s / 2)
         with self._changed:
             self._drop_all(STOPPED)
+            self._retired = True  # what a hanging call gives later is of a run that is over
         return not self._thread.is_alive()
 
     def counts(self) -> dict[str, Any]:
@@ -308,6 +310,8 @@ class Worker:
             self._task = None
 
     def _hand_on(self, port: str, message: Message) -> None:
+        if self._retired:
+            return
         topic = self.node.outputs.get(port)
         if topic is not None:
             self._publish(topic, message)

@@ -22,6 +22,7 @@ from tercel.ros.transport import Data, Identity, QoS
 
 _TYPE = re.compile(r"([A-Za-z][A-Za-z0-9_]*)/(msg|srv)/([A-Za-z][A-Za-z0-9_]*)")
 _CLOSE_WITHIN_S = 5.0
+_MAX_PROBLEMS = 500
 
 
 def require_rclpy() -> ModuleType:
@@ -78,6 +79,7 @@ class RclpyTransport:
         self._data_group = MutuallyExclusiveCallbackGroup()
         self._publishers: dict[str, Any] = {}
         self._subscriptions: list[Any] = []
+        self._read: set[str] = set()
         self._services: list[Any] = []
         self._clients: dict[str, Any] = {}
         self._leave: Callable[[], None] = lambda: None
@@ -125,6 +127,7 @@ class RclpyTransport:
         subscription = _Subscription(topic, on_data)
         handle = self._subscribe(subscription, ros_class(ros_type), to_rclpy_qos(qos))
         self._subscriptions.append(handle)
+        self._read.add(topic)
 
         def end() -> None:
             subscription.end()
@@ -188,6 +191,10 @@ class RclpyTransport:
             types = sorted(info.topic_type for info in self._node.get_publishers_info_by_topic(topic))
             if types:
                 there[topic] = types[0]
+        for topic in sorted(self._read):  # a remapped one also by the name that the graph gives it
+            name = self._node.resolve_topic_name(topic)
+            if name in there:
+                there[topic] = there[name]
         return there
 
     def nodes(self) -> list[str]:
@@ -211,8 +218,11 @@ class RclpyTransport:
         self._leave = lambda: None
 
     def _count(self, reason: str, count: int) -> None:
+        if reason not in self.problems and len(self.problems) >= _MAX_PROBLEMS:
+            reason = "further problems"
+        is_new = reason not in self.problems
         self.problems[reason] += count
-        if self.problems[reason] == count:
+        if is_new:
             self._say(reason)
 
     def __enter__(self) -> RclpyTransport:

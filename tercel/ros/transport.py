@@ -29,6 +29,7 @@ KINDS: tuple[Kind, ...] = ("zenoh", "dds", "ros2", "local")
 DISTRIBUTIONS = ("humble", "jazzy", "kilted", "rolling")
 MAX_DOMAIN = 232
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMESPACE = re.compile(rf"(/{_NAME.pattern})+/?")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class Identity:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.node):
             raise UserError(f"node name {self.node!r}: letters, digits and underscores are wanted, no digit first")
-        if not self.namespace.startswith("/") or not all(
-            _NAME.fullmatch(part) for part in self.namespace.strip("/").split("/") if part
-        ):
+        if self.namespace != "/" and not _NAMESPACE.fullmatch(self.namespace):
             raise UserError(f"namespace {self.namespace!r}: '/' or '/robot1' is wanted")
         if not 0 <= self.domain <= MAX_DOMAIN:
             raise UserError(f"domain {self.domain}: 0 to {MAX_DOMAIN} is wanted")

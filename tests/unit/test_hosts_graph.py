@@ -62,6 +62,7 @@ def test_a_graph_knows_what_it_writes_and_what_it_needs(tmp_path: Path) -> None:
         (GOOD, "components: 2001-99-99", "is not YAML"),
         ("components:", "component:", "unknown key 'component'; did you mean 'components'"),
         (GOOD, "components: {}", "components is empty"),
+        ("  smoother:", "  smo other/:", "component name 'smo other/': letters, digits and underscores are wanted"),
         (GOOD, "- a\n- b", "a mapping is wanted"),
         (GOOD, "a: [1, 2", "is not YAML"),
         (GOOD, "", "a mapping is wanted"),

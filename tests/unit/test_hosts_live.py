@@ -12,6 +12,7 @@ import pytest
 
 from tercel.core.errors import UserError
 from tercel.core.messages import CompressedImage, Image, NextLook, Odometry, PointCloud, Transforms
+from tercel.hosts import live
 from tercel.hosts.arrival import Arrival
 from tercel.hosts.graph import load_graph
 from tercel.hosts.graph_choice import component_graph
@@ -21,11 +22,12 @@ from tercel.ros import convert
 from tercel.ros.executables import COMPONENTS
 from tercel.ros.local import LocalTransport
 from tercel.ros.store import make
-from tercel.ros.transport import Identity
-from tests.unit import live_components
+from tercel.ros.transport import RELIABLE, Identity
+from tests.unit import fusion_scenes, live_components
 from tests.unit.live_hosts import any_domain, assert_accounted, hosting, one, until
 from tests.unit.test_hosts_graph import GOOD, write
 from tests.unit.test_hosts_recording import cloud, imu
+from tracking.fusion import NO_TRANSFORM
 
 GAIN = one("live_components.Gain")
 ODOMETRY = "nav_msgs/msg/Odometry"
@@ -46,6 +48,14 @@ def levels_of(heard: list[bytes]) -> dict[str, int]:
         return {}
     array: Any = convert.STORE.deserialize_cdr(heard[-1], DIAGNOSTICS)
     return {status.name: status.level for status in array.status}
+
+
+def values_of(heard: list[bytes], name: str) -> str:
+    """All keys and values of the newest diagnostics of one name, as text."""
+    if not heard:
+        return ""
+    array: Any = convert.STORE.deserialize_cdr(heard[-1], DIAGNOSTICS)
+    return str([status.values for status in array.status if status.name == name])
 
 
 @pytest.fixture(autouse=True)
@@ -350,6 +360,39 @@ def test_garbage_is_counted_by_topic_said_once_and_survived(tmp_path: Path) -> N
     assert len([line for line in said if line.startswith("/imu: ")]) == len(account.undecodable)
 
 
+def test_an_image_topic_that_turns_out_to_be_no_image_is_not_said_to_be_read(tmp_path: Path) -> None:
+    text = one("live_components.Looker", "{image: /image}", "{}")
+    with hosting(tmp_path, text, start=False) as (host, peer, said):
+        with LocalTransport(Identity(node="camera", domain=peer.transport.identity.domain)) as camera:
+            camera.advertise("/image", "sensor_msgs/msg/CompressedImage", RELIABLE)
+            host.start()
+        peer.transport.advertise("/image", "sensor_msgs/msg/PointCloud2", RELIABLE)
+        until(lambda: host.status()["problems"])
+        assert not [line for line in said if line.endswith("as it is published") and "CompressedImage" not in line]
+
+
+def test_a_missing_transform_is_named_once_and_counted(tmp_path: Path) -> None:
+    text = (
+        "components:\n  fusion:\n    component: tracking.fusion.WorldFusion\n"
+        "    inputs: {detections: /boxes, camera: /eyes, camera_info: /info, odometry: /odometry,\n"
+        "             transforms: /tf_static}\n"
+        "    outputs: {tracks: /tracks}\n"
+    )
+    scene = fusion_scenes.street(2)
+    with hosting(tmp_path, text, name="host") as (host, peer, said):
+        heard = peer.hear("/diagnostics", DIAGNOSTICS)
+        peer.publish("/info", fusion_scenes.CAMERA_INFO)
+        for frame in range(5):
+            peer.publish("/odometry", scene.odometry(frame))
+            assert host.wait_idle(5)
+            peer.publish("/eyes", scene.camera(frame))
+            assert host.wait_idle(5)
+        until(lambda: NO_TRANSFORM in values_of(heard, "host: fusion"))
+        account = host.stop()
+    assert account.components["fusion"]["inputs"]["camera"]["rejected"] == {NO_TRANSFORM: 5}
+    assert len([line for line in said if NO_TRANSFORM in line]) == 1
+
+
 def test_a_topic_of_another_type_is_named_once_and_counted_while_it_lasts(tmp_path: Path) -> None:
     with hosting(tmp_path, GAIN, name="host") as (host, peer, said):
         heard = peer.hear("/diagnostics", DIAGNOSTICS)
@@ -433,6 +476,19 @@ def test_a_sensors_clock_set_back_begins_the_component_anew(tmp_path: Path) -> N
 
 
 # --- what others may ask -------------------------------------------------------------------------------------------
+
+
+def test_what_a_hanging_call_gives_after_the_stop_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "STOP_WITHIN_S", 0.2)
+    with hosting(tmp_path, one("live_components.Gated")) as (host, peer, _):
+        poses = peer.hear("/pose", ODOMETRY)
+        peer.publish("/imu", imu(1))
+        assert live_components.ENTERED.wait(5)
+        host.stop()
+        host.start()
+        live_components.GATE.set()
+        time.sleep(0.3)
+        assert poses == []
 
 
 def test_a_live_setting_changes_between_two_calls_and_another_one_at_the_next_start(tmp_path: Path) -> None:
