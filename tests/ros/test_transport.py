@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import rclpy
 from example_interfaces.srv import AddTwoInts
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
@@ -200,3 +201,19 @@ def test_a_topic_has_the_type_that_is_published_not_the_one_that_we_listen_for(
     peer.advertise("/wrong", String)
     eventually(lambda: transport.topics().get("/wrong"), "the peer's topic")
     assert transport.topics()["/wrong"] == TEXT
+
+
+def test_the_type_of_a_remapped_topic_is_known_under_the_graphs_name_too(peer: Peer, on_loopback: int) -> None:
+    context = rclpy.Context()
+    rclpy.init(args=["--ros-args", "-r", "/wanted:=/wrong"], context=context, domain_id=on_loopback)
+    node = rclpy.create_node("remapped", context=context)
+    try:
+        transport = RclpyTransport(node)
+        transport.subscribe("/wanted", "sensor_msgs/msg/Image", SENSOR, lambda _data: None)
+        peer.advertise("/wrong", String)
+        eventually(lambda: transport.topics().get("/wanted"), "the peer's topic")
+        assert transport.topics()["/wanted"] == TEXT
+        transport.close()
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
