@@ -41,12 +41,13 @@ from tercel.ros import dds_types as wire
 from tercel.ros.dds_config import delete, join_domain, leave_domain, read_config
 from tercel.ros.dds_ends import Client, DdsPublisher, Subscription, dds_qos, random_id, wait_until
 from tercel.ros.dds_graph import Graph
-from tercel.ros.transport import RELIABLE, Data, Identity, QoS
+from tercel.ros.transport import COMMAND, Data, Identity, QoS
 
 _WAIT_NS = 1_000_000_000
 _MATCH_S = 0.5
 _MAX_PROBLEMS = 500
 _SERVICE_HEADER_BYTES = 16
+_SERVICE = COMMAND  # rmw_cyclonedds keeps the last 10, and of a burst of more loses the first without a word
 
 
 class DdsTransport:
@@ -110,7 +111,7 @@ class DdsTransport:
     def serve(self, service: str, srv_type: str, answer: Callable[[Data], Data]) -> None:
         """Answer requests. DDS has no word for a handler that fails: it is counted, and the caller's time runs out."""
         user_data = f"serviceid={random_id()};"
-        writer = self._writer(f"rr{service}Reply", f"{srv_type}_Response", RELIABLE, user_data)
+        writer = self._writer(f"rr{service}Reply", f"{srv_type}_Response", _SERVICE, user_data)
         server = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{self.identity.node}{service}")
 
         def reply(data: bytes) -> None:
@@ -130,7 +131,7 @@ class DdsTransport:
                 return
             server.submit(reply, data)
 
-        self._reader(f"rq{service}Request", service, f"{srv_type}_Request", RELIABLE, on_request, user_data)
+        self._reader(f"rq{service}Request", service, f"{srv_type}_Request", _SERVICE, on_request, user_data)
         with self._lock:
             self._servers.append(server)
 
@@ -158,10 +159,10 @@ class DdsTransport:
         if known is not None:
             return known
         user_data = f"clientid={random_id()};"
-        writer = self._writer(f"rq{service}Request", f"{srv_type}_Request", RELIABLE, user_data)
+        writer = self._writer(f"rq{service}Request", f"{srv_type}_Request", _SERVICE, user_data)
         client = Client(writer)
         client.reader = self._reader(
-            f"rr{service}Reply", service, f"{srv_type}_Response", RELIABLE, client.on_answer, user_data
+            f"rr{service}Reply", service, f"{srv_type}_Response", _SERVICE, client.on_answer, user_data
         ).reader
         with self._lock:
             return self._clients.setdefault((service, srv_type), client)
