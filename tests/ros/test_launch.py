@@ -188,7 +188,7 @@ def test_the_tercel_command_runs_from_ros2_and_its_own_graphs_over_rclpy(peer: P
     assert process.wait(WITHIN_S) == 0
     assert "/lidar/points" in log.read_text()
     process, log = ros2("run", "tercel", "tercel", "run", "lidar", "--transport", "ros2", "--namespace", "/robot1")
-    eventually(lambda: "/robot1/tercel_lidar" in nodes(peer), "the node")
+    eventually(lambda: "/robot1/tercel" in nodes(peer), "the node")
     eventually(lambda: "/robot1/tracks_3d" in dict(peer.node.get_topic_names_and_types()), "its topics")
     assert stop(process) == 0, log.read_text()
     assert "Traceback" not in log.read_text()
