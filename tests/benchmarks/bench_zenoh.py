@@ -15,40 +15,44 @@ carries the same bytes.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
-import resource
-import socket
-import struct
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import zenoh
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tercel.core.messages import Image
-from tercel.ros.convert import encode
 from tercel.ros.transport import COMMAND, SENSOR, Identity
 from tercel.ros.zenoh import ZenohTransport
+from tests.benchmarks.wire_bench import (
+    CLOUD,
+    IMAGE,
+    STAMP,
+    Load,
+    Log,
+    Way,
+    burst,
+    compare,
+    image_cdr,
+    measure,
+    read_socket,
+    reader,
+    through_socket,
+)
 from tests.scenarios.ros_share import write_share
 from tests.scenarios.zenoh_peers import private_network
 
-IMAGE, CLOUD, IMU = "sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Imu"
-STAMP = struct.Struct("<iI")  # std_msgs/Header begins with it, behind CDR's four bytes: a place for the time of sending
+IMU = "sensor_msgs/msg/Imu"
 DOMAIN = 77
 US = Identity("sender", domain=DOMAIN)
-WARM_UP = 20
 GOALS = {
     "image p50 ms": (3.0, "image", "p50_ms"),
     "image p99 ms": (12.0, "image", "p99_ms"),
@@ -58,66 +62,7 @@ GOALS = {
 }
 
 
-@dataclass(frozen=True)
-class Load:
-    """What is sent, how often, and how many."""
-
-    name: str
-    ros_type: str
-    data: bytearray
-    rate_hz: float
-    count: int
-
-
-def image_cdr() -> bytearray:
-    """A VGA image."""
-    pixels = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    return bytearray(encode(Image(stamp_ns=0, frame_id="camera", pixels=pixels, encoding="bgr8"))[1])
-
-
-def stamp(data: bytearray) -> bytes:
-    """A copy that bears the time now."""
-    STAMP.pack_into(data, 4, *divmod(time.monotonic_ns(), 10**9))
-    return bytes(data)
-
-
-def age_ns(data: Any) -> int:
-    """How long ago it was stamped."""
-    now_ns = time.monotonic_ns()
-    seconds, nanoseconds = STAMP.unpack_from(data, 4)
-    return now_ns - seconds * 10**9 - nanoseconds
-
-
-def cpu_s() -> float:
-    """Of this process, all threads."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 # --- readers: each in a process of its own, until its input ends ---------------------------------------------------
-
-
-class Log:
-    """What a reader notes: the age of each message; CPU is counted from the end of the warming up."""
-
-    def __init__(self) -> None:
-        self.ages_ns: list[int] = []
-        self.cpu_s = 0.0
-        self.ends_s = 0.0
-
-    def note(self, data: Any) -> None:
-        """One message."""
-        self.ages_ns.append(age_ns(data))
-        self.ends_s = time.monotonic()
-        if len(self.ages_ns) == WARM_UP:
-            self.cpu_s = cpu_s()
-
-    def wait_and_tell(self, **more: Any) -> None:
-        """Print "ready", and all at the end of the input."""
-        print("ready", flush=True)
-        sys.stdin.readline()
-        used_s = cpu_s() - self.cpu_s
-        print(json.dumps({"ages_ns": self.ages_ns, "cpu_s": used_s, "ends_s": self.ends_s, **more}), flush=True)
 
 
 def read_tercel(config: str, ros_type: str, depth: str) -> None:
@@ -133,22 +78,6 @@ def read_plain(config: str) -> None:
     log = Log()
     with zenoh.open(zenoh.Config.from_file(config)) as session:
         session.declare_subscriber("bench", lambda sample: log.note(sample.payload.to_bytes()))
-        log.wait_and_tell()
-
-
-def read_socket(path: str) -> None:
-    """A Unix socket: four bytes of length, then the message."""
-    log = Log()
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
-        server.listen(1)
-
-        def receive() -> None:
-            connection = server.accept()[0]
-            while header := connection.recv(4, socket.MSG_WAITALL):
-                log.note(connection.recv(int.from_bytes(header, "little"), socket.MSG_WAITALL))
-
-        threading.Thread(target=receive, daemon=True).start()
         log.wait_and_tell()
 
 
@@ -181,53 +110,6 @@ def read_dora(config: str, name: str) -> None:
 # --- senders, here -------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def reader(kind: str, *arguments: object, **environment: str) -> Iterator[Callable[[], dict[str, Any]]]:
-    """A reader's process; call what comes to end it and get what it noted."""
-    words = [sys.executable, __file__, "--reader", kind, *map(str, arguments)]
-    process = subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield lambda: json.loads(process.communicate("\n")[0])
-    finally:
-        process.kill()
-        process.wait()
-
-
-def pace(send: Callable[[bytes], object], data: bytearray, rate_hz: float, count: int) -> float:
-    """Send `count` messages at a rate after the warming up. Returns the CPU used for those, in seconds."""
-    began_s, used_s = time.perf_counter(), 0.0
-    for i in range(WARM_UP + count):
-        if i == WARM_UP:
-            used_s = cpu_s()
-        time.sleep(max(0.0, began_s + i / rate_hz - time.perf_counter()))
-        send(stamp(data))
-    used_s = cpu_s() - used_s
-    time.sleep(0.5)
-    return used_s
-
-
-def row(noted: dict[str, Any], sender_cpu_s: float, count: int) -> dict[str, float]:
-    """Percentiles of latency and CPU a message, both ends together."""
-    ages_ms = np.array(noted["ages_ns"][WARM_UP:]) / 1e6
-    return {
-        "p50_ms": round(float(np.percentile(ages_ms, 50)), 2),
-        "p99_ms": round(float(np.percentile(ages_ms, 99)), 2),
-        "cpu_ms": round((sender_cpu_s + noted["cpu_s"]) * 1e3 / count, 2),
-        "received": len(ages_ms),
-        "sent": count,
-    }
-
-
-def measure(send: Callable[[bytes], object], finish: Callable[[], dict[str, Any]], load: Load) -> dict[str, float]:
-    """Send a load, and sum up what the reader noted."""
-    used_s = pace(send, load.data, load.rate_hz, load.count)
-    return row(finish(), used_s, load.count)
-
-
 def through_tercel(config: Path, load: Load) -> dict[str, float]:
     """Our transport, both ends."""
     with reader("tercel", config, load.ros_type, 1) as finish, ZenohTransport(US, config=config) as transport:
@@ -258,61 +140,29 @@ def through_plain_zenoh(config: Path, load: Load) -> dict[str, float]:
         return measure(publisher.put, finish, load)
 
 
-def through_socket(load: Load) -> dict[str, float]:
-    """The floor."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/socket"
-        with reader("socket", path) as finish, socket.socket(socket.AF_UNIX) as client:
-            client.connect(path)
-
-            def send(data: bytes) -> None:
-                client.sendall(len(data).to_bytes(4, "little"))
-                client.sendall(data)
-
-            return measure(send, finish, load)
-
-
 def lossless(config: Path, size_bytes: int, count: int) -> dict[str, float]:
-    """As many small messages as go, on a topic that keeps all. A lost one is an error."""
+    """As many small messages as go."""
     with reader("tercel", config, IMU, COMMAND.depth) as finish, ZenohTransport(US, config=config) as transport:
         publisher = transport.advertise("/bench", IMU, COMMAND)
         time.sleep(1)
-        data = bytearray(b"\x00\x01\x00\x00" + bytes(size_bytes - 4))
-        began_s = time.monotonic()
-        for _ in range(count):
-            publisher.publish(stamp(data))
-        time.sleep(1)
-        noted = finish()
-    received = len(noted["ages_ns"])
-    if received != count:
-        raise SystemExit(f"{count - received} of {count} messages were lost")
-    ages_ms = np.array(noted["ages_ns"]) / 1e6
-    rate = count / (noted["ends_s"] - began_s)
-    return {"per_s": round(rate), "p50_ms": round(float(np.percentile(ages_ms, 50)), 2), "received": received}
+        return burst(publisher.publish, finish, bytearray(b"\x00\x01\x00\x00" + bytes(size_bytes - 4)), count)
 
 
 # --- table ---------------------------------------------------------------------------------------------------------
 
 
-def compare(config: Path, shared: Path, load: Load) -> dict[str, dict[str, float]]:
-    """One load through everything."""
-    ways: dict[str, Callable[[], dict[str, float]]] = {
-        "tercel": lambda: through_tercel(config, load),
-        "tercel, shared memory": lambda: through_tercel(shared, load),
-        "plain zenoh": lambda: through_plain_zenoh(config, load),
-        "plain zenoh, shared memory": lambda: through_plain_zenoh(shared, load),
-        "Unix socket (floor)": lambda: through_socket(load),
+def ways_for(config: Path, shared: Path, load: Load) -> dict[str, Way]:
+    """All that a load goes through."""
+    ways: dict[str, Way] = {
+        "tercel": partial(through_tercel, config),
+        "tercel, shared memory": partial(through_tercel, shared),
+        "plain zenoh": partial(through_plain_zenoh, config),
+        "plain zenoh, shared memory": partial(through_plain_zenoh, shared),
+        "Unix socket (floor)": through_socket,
     }
     if importlib.util.find_spec("dora") and load.ros_type == IMAGE:
-        ways["tercel to dora-rs"] = lambda: through_dora(config, load)
-    results = {}
-    print(f"\n{load.name}: {len(load.data):,} bytes, {load.rate_hz:g} Hz, {load.count} messages")
-    print(f"{'way':<32}{'p50 ms':>8}{'p99 ms':>8}{'CPU ms':>8}{'received':>14}")
-    for name, run in ways.items():
-        results[name] = result = run()
-        came = f"{result['received']:.0f}/{result['sent']:.0f}"
-        print(f"{name:<32}{result['p50_ms']:>8}{result['p99_ms']:>8}{result['cpu_ms']:>8}{came:>14}", flush=True)
-    return results
+        ways["tercel to dora-rs"] = partial(through_dora, config)
+    return ways
 
 
 def main() -> None:
@@ -336,7 +186,7 @@ def main() -> None:
         shared = shared.rename(Path(folder) / "shared_memory.json5")
         config = private_network(Path(folder))
         for key, load in loads.items():
-            results[key] = compare(config, shared, load)
+            results[key] = compare(ways_for(config, shared, load), load)
         results["lossless"] = {size: lossless(config, size, 40_000) for size in (100, 1000)}
     print("\nsmall messages without loss")
     for size, result in results["lossless"].items():
