@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -43,7 +44,7 @@ MANY = 5000
 
 @pytest.fixture
 def transport(on_loopback: int) -> Iterator[DdsTransport]:
-    with DdsTransport(Identity("ours", "/robot1", on_loopback)) as opened:
+    with DdsTransport(Identity("ours", "/robot1", on_loopback, os.environ["ROS_DISTRO"])) as opened:
         yield opened
         assert not opened.problems.keys() - {reason for reason in opened.problems if "went away" in reason}
 
@@ -82,7 +83,8 @@ def test_each_sees_the_others_node_and_topics(peer: Peer, transport: DdsTranspor
     (subscription,) = node.get_subscriptions_info_by_topic("/read")
     mine = node.get_publishers_info_by_topic("/theirs")[0]
     assert publisher.node_name == subscription.node_name == "ours"
-    assert str(publisher.topic_type_hash) == str(mine.topic_type_hash)  # ROS computed it when it built std_msgs
+    if os.environ["ROS_DISTRO"] != "humble":  # which has none
+        assert str(publisher.topic_type_hash) == str(mine.topic_type_hash)  # ROS computed it when it built std_msgs
     transport.close()
     eventually(lambda: "ours" not in node.get_node_names(), "our node is gone")
 
