@@ -110,10 +110,10 @@ def to_wire(data: Data) -> bytes:
     fill = -len(data) % 4
     if not fill:
         return bytes(data)
-    return bytes(data[:3]) + bytes([fill]) + bytes(data[4:]) + bytes(fill)
+    return b"".join((data[:3], bytes([fill]), memoryview(data)[4:], bytes(fill)))  # one copy
 
 
 def from_wire(data: bytes) -> bytes:
     """Without what to_wire has added."""
     fill = data[3] & 3
-    return data[:3] + b"\0" + data[4 : len(data) - fill] if fill else data
+    return b"".join((data[:3], b"\0", memoryview(data)[4 : len(data) - fill])) if fill else data

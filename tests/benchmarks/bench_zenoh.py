@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_zenoh.py [--json FILE]
 
-Bytes in, bytes out: what encoding costs is measured by bench_conversion. Latency is from before publish() to the
+Bytes in, bytes out: what encoding costs is measured by bench_convert. Latency is from before publish() to the
 callback in the other process, by the clock that both share. CPU is that of both processes together, all threads, over
 the messages. Goals: a VGA image at 30 Hz p50 3 ms, p99 12 ms; a cloud of 1 MB p50 4 ms; 3.5 ms of CPU a message; small
 messages without loss above 10,000 a second.
