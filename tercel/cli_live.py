@@ -46,7 +46,7 @@ def add_run(verbs: Any) -> None:
         "  tercel run camera --model yolox_nano.onnx --remap /camera/image:=/front/image_raw\n"
         "  tercel run my_graph.yaml --transport dds --domain 7 --namespace /robot1\n"
         "  tercel run camera --model yolox_nano.onnx --offload launch/offload/board_and_server.yaml\n"
-        "  tercel run lidar_odometry --remap /cloud:=/velodyne_points --set voxel_size_m=0.5   # one component\n"
+        "  tercel run lidar_odometry --remap /cloud:=/velodyne_points --set map_voxel_m=0.3    # one component\n"
         "  tercel run lidar --transport local --play drive.mcap      # a recording in real time, in this process\n"
         "Ends at an interrupt (or SIGTERM), with the account of all messages. Exit code 1 if a component failed.\n",
     )

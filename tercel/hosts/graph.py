@@ -6,7 +6,7 @@
         component: registration.lidar_odometry.LidarOdometry
         inputs: {cloud: /lidar/points}
         outputs: {odometry: /odometry}
-        config: {voxel_size_m: 1.0}      # optional: the component's own defaults otherwise
+        config: {map_voxel_m: 0.3}       # optional: the component's own defaults otherwise
     models:                              # optional: names that components ask for
       detector: null                     # null: the user gives the file, --model FILE
 
