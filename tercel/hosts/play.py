@@ -103,7 +103,7 @@ class Player:
         self._began_s = began_s = time.monotonic()
         for log_time_ns, recorded in self._events():
             due_s = began_s + (log_time_ns - start_ns) / 1e9 / self._rate
-            if stop.wait(max(0.0, due_s - time.monotonic())):
+            if stop.wait(min(max(0.0, due_s - time.monotonic()), threading.TIMEOUT_MAX)):  # a log time may be absurd
                 break
             if recorded is None:
                 self._send_clock(log_time_ns)
