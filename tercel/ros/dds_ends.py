@@ -43,6 +43,11 @@ class DdsPublisher:
 
         The wheel holds Python's lock while Cyclone waits for a slow reader, so Cyclone does not: we wait here.
         """
+        # A writer whose own queue is full refuses before it sends, and trying again is right. But a reader of this
+        # process (ours or another transport's) on a topic that keeps all refuses, when its 1000 are waiting, after
+        # the others were served: each new try then reaches them again, every 2 ms, until it has room or the time is
+        # over. Cyclone reports both alike. Nothing is lost, others may get doubles; our hosts' callbacks queue and
+        # return at once, so that such a reader is full only where a callback blocks in spite of transport.py.
         sample = wire.to_wire(data)
         ends_s = time.monotonic() + self._patience_s
         while (code := ddspy_write(self._writer._ref, sample)) == _TIMEOUT and time.monotonic() < ends_s:
