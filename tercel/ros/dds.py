@@ -29,7 +29,6 @@ except UserError as error:
     )
     raise UserError(f"{error}{aarch64}") from None
 
-from cyclonedds._clayer import ddspy_write
 from cyclonedds.core import DDSException, GuardCondition, WaitSet
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.pub import DataWriter
@@ -39,7 +38,16 @@ from cyclonedds.topic import Topic
 
 from tercel.ros import dds_types as wire
 from tercel.ros.dds_config import delete, join_domain, leave_domain, read_config
-from tercel.ros.dds_ends import Client, DdsPublisher, Subscription, dds_qos, random_id, wait_until
+from tercel.ros.dds_ends import (
+    COMMAND_PATIENCE_S,
+    Client,
+    DdsPublisher,
+    Subscription,
+    dds_qos,
+    random_id,
+    wait_until,
+    write,
+)
 from tercel.ros.dds_graph import Graph
 from tercel.ros.transport import COMMAND, Data, Identity, QoS
 
@@ -122,7 +130,7 @@ class DdsTransport:
                 self._problem(f"{service}: its handler failed: {type(error).__name__}")
                 return
             wait_until(lambda: writer.get_matched_subscriptions(), _MATCH_S)
-            if ddspy_write(writer._ref, wire.to_wire(response[:4] + header + response[4:])) < 0:
+            if write(writer, response[:4] + header + response[4:], COMMAND_PATIENCE_S) < 0:
                 self._problem(f"{service}: an answer could not be sent")
 
         def on_request(data: bytes, _info: Any) -> None:
@@ -145,7 +153,7 @@ class DdsTransport:
         try:
             header = client.guid.to_bytes(8, "little") + number.to_bytes(8, "little")
             data = bytes(request)
-            if ddspy_write(client.writer._ref, wire.to_wire(data[:4] + header + data[4:])) < 0:
+            if write(client.writer, data[:4] + header + data[4:], max(0.0, ends_s - time.monotonic())) < 0:
                 raise TimeoutError(f"{service}: the request could not be sent")
             if not waiting.wait(max(0.0, ends_s - time.monotonic())):
                 raise TimeoutError(f"{service}: no answer within {timeout_s:g} s")

@@ -23,7 +23,7 @@ from tercel.ros.transport import COMMAND, Data, Identity, QoS
 from tercel.ros.type_hash import type_hash
 
 _TAKEN = 16  # messages at a time
-_PATIENCE_S, _COMMAND_PATIENCE_S = 0.1, 5.0  # with a reader that is too slow
+COMMAND_PATIENCE_S, _PATIENCE_S = 5.0, 0.1  # with a reader that is too slow
 _POLL_S = 0.002
 _TIMEOUT, _BAD_DATA = -10, -3  # DDS return codes
 _ALLOWED_HEADERS = (b"\x00\x00", b"\x00\x01")
@@ -35,23 +35,17 @@ class DdsPublisher:
     def __init__(self, topic: str, writer: Any, qos: QoS, problem: Callable[[str], None]) -> None:
         self._topic = topic
         self._writer = writer
-        self._patience_s = 0.0 if not qos.reliable else _COMMAND_PATIENCE_S if keeps_all(qos) else _PATIENCE_S
+        self._patience_s = 0.0 if not qos.reliable else COMMAND_PATIENCE_S if keeps_all(qos) else _PATIENCE_S
         self._problem = problem
 
     def publish(self, data: Data) -> None:
-        """Send one message. What cannot be sent is counted as a problem.
-
-        The wheel holds Python's lock while Cyclone waits for a slow reader, so Cyclone does not: we wait here.
-        """
+        """Send one message. What cannot be sent is counted as a problem."""
         # A writer whose own queue is full refuses before it sends, and trying again is right. But a reader of this
         # process (ours or another transport's) on a topic that keeps all refuses, when its 1000 are waiting, after
         # the others were served: each new try then reaches them again, every 2 ms, until it has room or the time is
         # over. Cyclone reports both alike. Nothing is lost, others may get doubles; our hosts' callbacks queue and
         # return at once, so that such a reader is full only where a callback blocks in spite of transport.py.
-        sample = wire.to_wire(data)
-        ends_s = time.monotonic() + self._patience_s
-        while (code := ddspy_write(self._writer._ref, sample)) == _TIMEOUT and time.monotonic() < ends_s:
-            time.sleep(_POLL_S)
+        code = write(self._writer, data, self._patience_s)
         if code == _TIMEOUT:
             self._problem(f"{self._topic}: not sent, a reader is too slow")
         elif code == _BAD_DATA:
@@ -146,7 +140,7 @@ def keeps_all(qos: QoS) -> bool:
 def dds_qos(ros_type: str, qos: QoS, identity: Identity, user_data: str = "") -> Qos:
     """As rmw_cyclonedds' create_readwrite_qos maps it, with the type's hash in the user data (not in Humble).
 
-    Departures, which nobody else sees: no waiting in Cyclone (DdsPublisher.publish says why), and keeps_all.
+    Departures, which nobody else sees: no waiting in Cyclone (`write` says why), and keeps_all.
     """
     hashed = "" if identity.distribution == "humble" else f"typehash={type_hash(ros_type)};"
     policies: list[Any] = [
@@ -162,6 +156,18 @@ def dds_qos(ros_type: str, qos: QoS, identity: Identity, user_data: str = "") ->
     if qos.transient_local:
         policies.append(Policy.DurabilityService(0, Policy.History.KeepLast(qos.depth), -1, -1, -1))
     return Qos(*policies)
+
+
+def write(writer: Any, data: Data, patience_s: float) -> int:
+    """Send, again and again where a slow reader leaves no room: DDS's return code, negative where it was in vain.
+
+    The wheel holds Python's lock while Cyclone waits for a slow reader, so Cyclone does not (dds_qos): we wait here.
+    """
+    sample = wire.to_wire(data)
+    ends_s = time.monotonic() + patience_s
+    while (code := int(ddspy_write(writer._ref, sample))) == _TIMEOUT and time.monotonic() < ends_s:
+        time.sleep(_POLL_S)
+    return code
 
 
 def wait_until(what: Callable[[], object], timeout_s: float) -> bool:
