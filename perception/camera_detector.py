@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.decoders import Boxes, decode, suppress, usable
+from perception.decoders import Boxes, best, decode, suppress, usable
 from perception.images import Placement, TensorMaker, bgr_from_image
 from perception.model_spec import ModelSpec
 from tercel.core.component import Component, Input, Models, Output, on
@@ -39,7 +39,9 @@ class CameraDetectorConfig:
     score_threshold: float = 0.3
     """Lowest score that is given out, 0..1."""
     nms_iou: float = 0.5
-    """Of two boxes of one class that overlap by more than this (intersection over union), the weaker one goes."""
+    """Of two boxes of one class that overlap by more than this (intersection over union), the weaker one goes.
+
+    Not asked of heads that give each object once (ModelSpec.needs_nms)."""
     max_detections: int = 300
     """Most boxes in one message, best first."""
     classes: tuple[str, ...] = ()
@@ -103,14 +105,11 @@ class CameraDetector(Component):
         boxes = decode(self.spec, outputs, config.score_threshold, multi_label=config.multi_label)
         boxes = boxes.take(self._wanted[boxes.labels])
         boxes = usable(boxes._replace(xyxy_px=placement.boxes_to_image(boxes.xyxy_px)))
-        return suppress(best(boxes, MAX_CANDIDATES), config.nms_iou, config.max_detections)
-
-
-def best(boxes: Boxes, max_count: int) -> Boxes:
-    """The max_count boxes of highest score."""
-    if len(boxes.scores) <= max_count:
-        return boxes
-    return boxes.take(np.argsort(-boxes.scores, kind="stable")[:max_count])
+        if not self.spec.needs_nms:
+            return best(boxes, config.max_detections)
+        if len(boxes.scores) > MAX_CANDIDATES:
+            boxes = best(boxes, MAX_CANDIDATES)
+        return suppress(boxes, config.nms_iou, config.max_detections)
 
 
 def _wanted_classes(wanted: tuple[str, ...], known: tuple[str, ...]) -> Array:

@@ -14,6 +14,19 @@ COCO_CLASSES: tuple[str, ...] = (
 )  # fmt: skip
 
 
+_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+"""Of COCO's category ids 1 to 90, those that no category has."""
+
+
+def _by_category_id() -> tuple[str, ...]:
+    names = iter(COCO_CLASSES)
+    return tuple(f"unused_{number}" if number in _UNUSED_IDS else next(names) for number in range(1, 91))
+
+
+COCO91_CLASSES: tuple[str, ...] = _by_category_id()
+"""The same names by COCO's own category ids 1 to 90, as torchvision and TensorFlow number them."""
+
+
 def class_names_for(class_count: int) -> tuple[str, ...]:
     """COCO's names for 80 classes, else class_0, class_1, ..."""
     if class_count == len(COCO_CLASSES):

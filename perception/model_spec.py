@@ -1,45 +1,84 @@
 """What a camera detector must know about its network: input size, preparation of pixels, and kind of head.
 
-A head is recognised by the shapes of its outputs; their names are not trusted (exporters shuffle them). Each head
-brings the preparation that its authors trained with:
+A head is recognised by perception/heads.py and decoded by perception/decoders.py. Each one brings the preparation that
+its authors trained with, which a model card (perception/model_card.py) overrides:
 
-    head        outputs for input H x W, C classes            pixels                                   fit
-    yolox       (1, N, 5 + C), N cells at strides 8 16 32     BGR 0..255                               top-left, pad 114
-    nanodet     3 x (N_s, C) and 3 x (N_s, 32), [1, ...] too  BGR minus mean, over standard deviation  centred, pad 0
-    fastestdet  (1, 5 + C, H/16, W/16)                        BGR / 255                                stretched
+    head            outputs for input H x W, C classes                 pixels                             fit
+    yolox           (1, N, 5 + C), N cells at strides 8 16 32          BGR 0..255                         top-left, 114
+    yolov5          (1, 3 N, 5 + C) also YOLOv7                        RGB / 255                          centred, 114
+    yolov8          (1, 4 + C, N) also YOLO11 and their like           RGB / 255                          centred, 114
+    end_to_end      (1, K, 6) YOLOv10, YOLO26, exports with NMS        RGB / 255                          centred, 114
+    rtdetr          (1, K, 4 + C), or (1, K, C) and (1, K, 4)          RGB / 255                          stretched
+    nanodet         3 x (N_s, C) and 3 x (N_s, 32), [1, ...] too       BGR minus mean, over deviation     centred, 0
+    nanodet_plus    (1, N, C + 32), N cells at strides 8 16 32 64      the same                           stretched
+    fastestdet      (1, 5 + C, H/16, W/16)                             BGR / 255                          stretched
+    yolo_fastestv2  2 x (1, h, w, 15 + C), or 3 maps for each stride   BGR / 255                          stretched
+    ssd             (1, N, 4) and (1, N, 1 + C), background first      (RGB - 127) / 128                  stretched
+    detections      boxes (K, 4), labels (K,), scores (K,)             RGB / 255; uint8 as it is          stretched
+    tercel          cls_s (1, C, h, w), box_s (1, 4, h, w) per stride  BGR 0..255                         centred, 114
 
-Sources: YOLOX (arXiv 2107.08430), NanoDet (github.com/RangiLyu/nanodet), FastestDet (github.com/dog-qiuqiu/FastestDet).
+Sources: YOLOX (arXiv 2107.08430); YOLOv5, v8 and their successors as the ultralytics exporter writes them; YOLOv7
+(arXiv 2207.02696); RT-DETR (arXiv 2304.08069) as ultralytics and transformers export it; github.com/RangiLyu/nanodet;
+github.com/dog-qiuqiu/FastestDet and /Yolo-FastestV2; SSD as github.com/qfgaohao/pytorch-ssd, torchvision, the ONNX
+model zoo and TensorFlow's detection zoo export it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from perception.coco import class_names_for
-from tercel.core.errors import UserError
-
 Fit = Literal["letterbox_top_left", "letterbox_centred", "stretch"]
-HeadKind = Literal["yolox", "nanodet", "fastestdet"]
+HeadKind = Literal[
+    "yolox",
+    "yolov5",
+    "yolov8",
+    "end_to_end",
+    "rtdetr",
+    "nanodet",
+    "nanodet_plus",
+    "fastestdet",
+    "yolo_fastestv2",
+    "ssd",
+    "detections",
+    "tercel",
+]
+BoxFormat = Literal["xyxy_px", "xyxy_unit", "yxyx_unit", "cxcywh_px", "cxcywh_unit"]
+Layout = Literal["nchw", "nhwc"]
+InputDtype = Literal["float32", "float16", "uint8"]
+Colour = Literal["bgr", "rgb"]
 Shape = tuple[int, ...]
 Triple = tuple[float, float, float]
 
 STRIDES_PX = (8, 16, 32)
+NANODET_PLUS_STRIDES_PX = (8, 16, 32, 64)
+YOLO_FASTESTV2_STRIDES_PX = (16, 32)
 FASTESTDET_STRIDE_PX = 16
 DFL_BINS = 8
 """Each NanoDet box side is a distribution over this many distances, 0..7 strides."""
+ANCHORS_PER_CELL = 3
+"""Of the heads with anchors: YOLOv5, YOLOv7 and Yolo-FastestV2."""
+
+WITHOUT_NMS: frozenset[HeadKind] = frozenset({"end_to_end", "rtdetr", "detections", "tercel"})
+"""Heads that give each object once: nothing is suppressed."""
 
 MAX_INPUT_SIDE_PX = 4096
+MAX_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """Everything about a detector's network that its component needs.
 
-    input_height_px, input_width_px: of the tensor (1, 3, H, W) float32. fit: how an image of another shape is placed
-    into it; pad_value fills the rest, in 0..255. The tensor is (pixel - mean) / std per channel, in `colour` order;
-    mean and std are on the scale 0..255. class_names: one for each class of the head.
+    input_height_px, input_width_px, layout, dtype: of the tensor (1, 3, H, W), or (1, H, W, 3) as "nhwc". fit: how an
+    image of another shape is placed into it; pad_value fills the rest, in 0..255. The tensor is (pixel - mean) / std
+    per channel, in `colour` order; mean and std are on the scale 0..255. class_names: one for each class of the head.
+
+    output_order: which outputs of the file the head's decoder takes, in its order; empty: all, as they are.
+    box_format: how the heads that give finished boxes write them (px: of the input; unit: 0..1); None: as usual for
+    the head. first_label: the number that the head gives to the first of class_names; 1 where 0 is the background.
     """
 
     head: HeadKind
@@ -50,7 +89,12 @@ class ModelSpec:
     pad_value: int = 0
     mean: Triple = (0.0, 0.0, 0.0)
     std: Triple = (1.0, 1.0, 1.0)
-    colour: Literal["bgr", "rgb"] = "bgr"
+    colour: Colour = "bgr"
+    layout: Layout = "nchw"
+    dtype: InputDtype = "float32"
+    output_order: tuple[int, ...] = ()
+    box_format: BoxFormat | None = None
+    first_label: int = 0
 
     def __post_init__(self) -> None:
         for side in (self.input_height_px, self.input_width_px):
@@ -60,46 +104,30 @@ class ModelSpec:
                 )
         if not 0 <= self.pad_value <= 255:
             raise ValueError(f"pad_value {self.pad_value} not in 0..255")
-        if min(self.std) <= 0.0:
-            raise ValueError(f"std {self.std} must be above 0")
-        if not self.class_names:
-            raise ValueError("class_names is empty")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0.0:
+            raise ValueError(f"mean {self.mean} must be finite and std {self.std} above 0")
+        if self.dtype == "uint8" and (self.mean, self.std) != ((0.0,) * 3, (1.0,) * 3):
+            raise ValueError("a uint8 input takes pixels as they are: no mean, no std")
+        if not 1 <= len(self.class_names) <= MAX_CLASSES:
+            raise ValueError(f"{len(self.class_names)} class names: 1 to {MAX_CLASSES} are wanted")
+        if self.first_label not in (0, 1):
+            raise ValueError(f"first_label {self.first_label} must be 0 or 1")
 
     @property
     def input_shape(self) -> Shape:
-        """(1, 3, H, W)."""
-        return (1, 3, self.input_height_px, self.input_width_px)
+        """(1, 3, H, W), or (1, H, W, 3)."""
+        size = (self.input_height_px, self.input_width_px)
+        return (1, 3, *size) if self.layout == "nchw" else (1, *size, 3)
+
+    @property
+    def needs_nms(self) -> bool:
+        """Whether the head gives several boxes for one object."""
+        return self.head not in WITHOUT_NMS
 
 
-def detector_spec(
-    input_shape: Sequence[int],
-    output_shapes: Sequence[Sequence[int]],
-    *,
-    class_names: tuple[str, ...] | None = None,
-    where: str = "model",
-) -> ModelSpec:
-    """The spec of a detector with these shapes; class_names default to COCO's where there are 80 classes.
-
-    Raises UserError, naming `where`, for an input that is not one colour image, for outputs of no known head, and for
-    a wrong number of class names.
-    """
-    height, width = _image_size(input_shape, where)
-    shapes = [tuple(shape) for shape in output_shapes]
-    head, class_count = _recognise(shapes, height, width, where)
-    names = class_names_for(class_count) if class_names is None else tuple(class_names)
-    if len(names) != class_count:
-        raise UserError(f"{where}: {len(names)} class names given, but the model has {class_count} classes")
-    if head == "yolox":
-        return ModelSpec(head, height, width, "letterbox_top_left", names, pad_value=114)
-    if head == "nanodet":
-        mean, std = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
-        return ModelSpec(head, height, width, "letterbox_centred", names, pad_value=0, mean=mean, std=std)
-    return ModelSpec(head, height, width, "stretch", names, std=(255.0, 255.0, 255.0))
-
-
-def cell_counts(height_px: int, width_px: int) -> tuple[int, ...]:
-    """How many grid cells an input has at each of STRIDES_PX."""
-    return tuple((height_px // stride) * (width_px // stride) for stride in STRIDES_PX)
+def cell_counts(height_px: int, width_px: int, strides_px: Sequence[int] = STRIDES_PX) -> tuple[int, ...]:
+    """How many grid cells an input has at each stride; a cell that only partly lies in the input does not count."""
+    return tuple((height_px // stride) * (width_px // stride) for stride in strides_px)
 
 
 def nanodet_order(shapes: Sequence[Shape], height_px: int, width_px: int) -> tuple[list[int], list[int]] | None:
@@ -121,32 +149,3 @@ def nanodet_order(shapes: Sequence[Shape], height_px: int, width_px: int) -> tup
         scores.append(pair[0])
         boxes.append(pair[1])
     return (scores, boxes) if len({shapes[index][-1] for index in scores}) == 1 else None
-
-
-def _image_size(input_shape: Sequence[int], where: str) -> tuple[int, int]:
-    shape = tuple(input_shape)
-    if len(shape) != 4 or shape[0] != 1:
-        raise UserError(f"{where}: input shape {shape} is not one image (1, 3, height, width)")
-    if shape[1] != 3:
-        raise UserError(f"{where}: input has {shape[1]} channels; a camera detector needs 3 (1, 3, height, width)")
-    if not all(1 <= side <= MAX_INPUT_SIDE_PX for side in shape[2:]):
-        raise UserError(f"{where}: input size {shape[2]}x{shape[3]} is not in 1..{MAX_INPUT_SIDE_PX} pixels a side")
-    return shape[2], shape[3]
-
-
-def _recognise(shapes: Sequence[Shape], height_px: int, width_px: int, where: str) -> tuple[HeadKind, int]:
-    """(head, class count) of output shapes."""
-    cells = sum(cell_counts(height_px, width_px))
-    if len(shapes) == 1 and len(shapes[0]) == 3 and shapes[0][:2] == (1, cells) and shapes[0][2] > 5:
-        return "yolox", shapes[0][2] - 5
-    grid = (height_px // FASTESTDET_STRIDE_PX, width_px // FASTESTDET_STRIDE_PX)
-    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == 1 and shapes[0][2:] == grid and shapes[0][1] > 5:
-        return "fastestdet", shapes[0][1] - 5
-    order = nanodet_order(shapes, height_px, width_px)
-    if order is not None:
-        return "nanodet", shapes[order[0][0]][-1]
-    seen = ", ".join(str(shape).replace(" ", "") for shape in shapes[:8]) + (", ..." if len(shapes) > 8 else "")
-    raise UserError(
-        f"{where}: outputs {seen} for input {height_px}x{width_px} are no head known here; "
-        "export a YOLOX, NanoDet or FastestDet model without its post-processing"
-    )

@@ -8,14 +8,27 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import importlib.util
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perception.heads import detector_spec
+from perception.backend_choice import (
+    Candidate,
+    cache_folder,
+    cache_key,
+    candidates,
+    fastest,
+    remember,
+    remembered,
+    trial_tensor,
+)
+from perception.model_card import network_spec
 from perception.model_spec import ModelSpec
 from perception.network_file import InputTensor, NetworkFile, checked_input, checked_sha256
 from tercel.core.errors import Rejected, UserError, nearest_hint
@@ -82,11 +95,16 @@ def load_network(
     providers: Sequence[str] | None = None,
     sha256: str | None = None,
     input_size: tuple[int, int] | None = None,
+    cache_dir: Path | None = None,
+    say: Callable[[str], Any] = warnings.warn,
 ) -> Network:
     """Load, check and warm up an ONNX file.
 
-    threads: for one run. providers: onnxruntime's, best first; None: the CPU alone. sha256: of the file, in hex, where
-    it is known. input_size: (height, width) for a model that leaves them free and has not noted them itself.
+    threads: for one run. backend: "auto" takes the fastest on this machine (perception.backend_choice), with at most so
+    many threads; it is timed when a model is first loaded, and remembered in cache_dir, the user's own by default.
+    providers: onnxruntime's, best first; None: the CPU alone, or with "auto" all that there are. sha256: of the file,
+    in hex, where it is known. input_size: (height, width) for a model that leaves them free and has not noted them
+    itself. say: hears of what the user should know and that is no error.
 
     Raises UserError, in one line, for a file that is missing, empty, unreadable, not ONNX or not the one that sha256
     names, for a model that has operators unknown to the backend, several inputs or sizes that are not fixed (the first,
@@ -99,20 +117,71 @@ def load_network(
         raise UserError(f"no backend is named {backend!r}; {nearest_hint(backend, get_args(Backend))}")
     path = Path(path)
     found = checked_sha256(path, sha256)
+    folder = cache_dir or cache_folder()
 
+    def opened(how: Candidate, *, quantized: bool = True) -> Network:
+        return _open(path, found, how, input_size, folder, quantized=quantized)
+
+    if backend != "auto":
+        return opened(Candidate(backend, threads, tuple(providers or ())))
+    return _open_fastest(opened, cache_key(found, input_size, threads), folder, threads, providers, say)
+
+
+def _open(
+    path: Path,
+    sha256: str,
+    how: Candidate,
+    input_size: tuple[int, int] | None,
+    cache_dir: Path,
+    *,
+    quantized: bool = True,
+) -> Network:
     def check(file: NetworkFile) -> InputTensor:
         return checked_input(file, input_size)
 
     session: Session
-    if backend == "openvino":
+    if how.backend == "openvino":
         from perception.backend_openvino import open_openvino
 
-        session, file, tensor = open_openvino(path, threads, check)
+        session, file, tensor = open_openvino(path, how.threads, check)
     else:
         from perception.backend_onnxruntime import open_onnxruntime
 
-        session, file, tensor = open_onnxruntime(path, threads, check, providers=providers)
-    return Network(file, found, tensor, session, backend=backend, threads=threads)
+        session, file, tensor = open_onnxruntime(
+            path, how.threads, check, providers=how.providers, cache_dir=cache_dir, quantized=quantized
+        )
+    return Network(file, sha256, tensor, session, backend=how.backend, threads=how.threads)
+
+
+def _open_fastest(
+    opened: Callable[..., Network],
+    key: str,
+    folder: Path,
+    threads: int,
+    providers: Sequence[str] | None,
+    say: Callable[[str], Any],
+) -> Network:
+    """The network as it runs fastest here; see load_network."""
+    from perception.backend_onnxruntime import available_providers
+
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    known = candidates(threads, providers or available_providers(), openvino=has_openvino)
+    memory = folder / "backends.json"
+    if how := remembered(memory, key, known, say):
+        with contextlib.suppress(UserError):
+            return opened(how)
+    networks = {known[0]: opened(known[0])}  # onnxruntime's CPU, which says what is wrong with a file
+    for candidate in known[1:]:
+        with contextlib.suppress(UserError):
+            networks[candidate] = opened(candidate)
+    reference = opened(known[0], quantized=False)
+    try:
+        winner, medians_ms = fastest(networks, reference, trial_tensor(reference.input_shape, reference.input_dtype))
+    except Rejected as error:
+        say(f"{reference.path}: the fastest backend cannot be told ({error}); onnxruntime runs it")
+        return networks[known[0]]
+    remember(memory, key, winner, medians_ms, say)
+    return networks[winner]
 
 
 class LocalModels:
@@ -140,9 +209,7 @@ class LocalModels:
         """The named model as a camera detector. Raises UserError for an unknown name and for one that is none."""
         network = self._network(model)
         if model not in self._specs:
-            if network.input_dtype != np.float32:
-                raise UserError(f"{network.path}: input is {np.dtype(network.input_dtype)}; a detector needs float32")
-            self._specs[model] = detector_spec(network.input_shape, network.output_shapes, where=str(network.path))
+            self._specs[model] = network_spec(network)
         return self._specs[model]
 
     def _network(self, model: str) -> Network:

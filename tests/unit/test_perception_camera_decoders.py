@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from perception.coco import COCO_CLASSES
 from perception.decoders import Boxes, decode, suppress, usable
-from perception.model_spec import STRIDES_PX, ModelSpec, detector_spec
+from perception.detector_spec import detector_spec
+from perception.model_spec import STRIDES_PX, ModelSpec
 from tercel.core.errors import Rejected, UserError
 
 HEIGHT, WIDTH, CLASSES = 64, 96, 5
@@ -75,7 +76,7 @@ def test_an_unknown_head_is_one_line_that_says_what_was_seen(shapes: list[tuple[
     ("shape", "words"),
     [
         ((1, 1, 416, 416), "1 channels"),
-        ((1, 416, 416, 3), "416 channels"),
+        ((1, 416, 416, 4), "416 channels"),
         ((2, 3, 416, 416), "not one image"),
         ((1, 3), "not one image"),
         ((1, 3, 0, 416), "0x416"),

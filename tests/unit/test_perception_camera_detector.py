@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from perception.camera_detector import CameraDetector, CameraDetectorConfig
-from perception.model_spec import ModelSpec, detector_spec
+from perception.detector_spec import detector_spec
+from perception.model_spec import ModelSpec
 from tercel.core.component import config_from_mapping
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Detections2D, Image
