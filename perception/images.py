@@ -5,6 +5,9 @@ the rest padded, or stretched), and is normalised and laid out as planes in one 
 256 values, so (v - mean) / std is a table of 256 floats. Canvas and planes are allocated once for each network; the
 tensor is new for each image, because an offloaded one may still be on its way when the next image comes.
 
+Of 16-bit pixels the upper byte is taken, as cv2.imread does: the encoding says that they fill their range. What a
+10- or 12-bit camera packs into 16 bits is dark by that, so its host scales it. Depth (16UC1) is no colour image.
+
 Pixel coordinates are continuous: pixel i covers [i, i + 1), as cv2.resize has it, so input = image * scale + offset.
 """
 
@@ -27,6 +30,7 @@ MAX_IMAGE_SIDE_PX = 32767
 """OpenCV's own limit for resizing and warping."""
 
 _CHANNELS = {"bgr8": 3, "rgb8": 3, "bgra8": 4, "rgba8": 4, "mono8": 1}
+_EIGHT_BIT = {"bgr16": "bgr8", "rgb16": "rgb8", "bgra16": "bgra8", "rgba16": "rgba8", "mono16": "mono8"}
 _TO_BGR = {
     "rgb8": cv2.COLOR_RGB2BGR,
     "bgra8": cv2.COLOR_BGRA2BGR,
@@ -36,16 +40,19 @@ _TO_BGR = {
 
 
 def bgr_from_image(image: Image) -> Array:
-    """The image as (H, W, 3) uint8 BGR, contiguous; shares memory where it already is.
+    """The image as (H, W, 3) uint8 BGR, contiguous; shares memory where it already is. 16-bit values lose a byte.
 
     Raises Rejected for an encoding that holds no colour image, pixels that do not fit the encoding, and an empty or
     oversized image.
     """
-    channels = _CHANNELS.get(image.encoding)
+    encoding = _EIGHT_BIT.get(image.encoding, image.encoding)
+    channels = _CHANNELS.get(encoding)
     if channels is None:
         raise Rejected("image encoding is not a colour image")
     pixels = image.pixels
-    if pixels.dtype != np.uint8:
+    if encoding != image.encoding and pixels.dtype != np.uint16:
+        raise Rejected("image pixels are not uint16")
+    if encoding == image.encoding and pixels.dtype != np.uint8:
         raise Rejected("image pixels are not uint8")
     if (pixels.shape[2] if pixels.ndim == 3 else 1) != channels:
         raise Rejected("image channels do not fit its encoding")
@@ -53,10 +60,10 @@ def bgr_from_image(image: Image) -> Array:
         raise Rejected("image is empty")
     if max(pixels.shape[:2]) > MAX_IMAGE_SIDE_PX:
         raise Rejected("image is too large")
-    pixels = np.ascontiguousarray(pixels)
-    if image.encoding == "bgr8":
+    pixels = np.ascontiguousarray(pixels if encoding == image.encoding else (pixels >> 8).astype(np.uint8))
+    if encoding == "bgr8":
         return pixels
-    return np.asarray(cv2.cvtColor(pixels, _TO_BGR[image.encoding]))
+    return np.asarray(cv2.cvtColor(pixels, _TO_BGR[encoding]))
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class TensorMaker:
         self._placement: Placement | None = None
 
     def __call__(self, bgr: Array) -> tuple[Array, Placement]:
-        """Image (H, W, 3) uint8 -> tensor (1, 3, h, w) float32, and where the image lies in it."""
+        """Image (H, W, 3) uint8 -> tensor in the spec's shape and dtype, and where the image lies in it."""
         spec = self._spec
         placement = place(bgr.shape[0], bgr.shape[1], spec.input_height_px, spec.input_width_px, spec.fit)
         if placement != self._placement:
@@ -131,7 +138,9 @@ class TensorMaker:
         cv2.resize(bgr, size, dst=self._canvas[top : top + size[1], left : left + size[0]])
         cv2.split(self._canvas, self._planes)
         planes = self._planes if spec.colour == "bgr" else self._planes[::-1]
-        tensor = np.empty(spec.input_shape, np.float32)
+        tensor = np.empty((1, 3, spec.input_height_px, spec.input_width_px), np.float32)
         for plane, table, out in zip(planes, self._tables, tensor[0], strict=True):
             cv2.LUT(plane, table, dst=out)
-        return tensor, placement
+        if spec.layout == "nhwc":
+            tensor = tensor.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(tensor, dtype=spec.dtype), placement

@@ -47,10 +47,23 @@ def test_a_mono_image_gives_three_equal_channels(shape: tuple[int, ...]) -> None
     assert np.array_equal(bgr, np.repeat(grey.reshape(5, 7, 1), 3, axis=2))
 
 
+def test_of_16_bit_pixels_the_upper_byte_is_taken_as_opencv_reads_such_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (6, 8, 3)).astype(np.uint16)
+    opaque = np.full((6, 8, 1), 65535, np.uint16)
+    bgr = np.asarray(cv2.imdecode(cv2.imencode(".png", pixels)[1], cv2.IMREAD_COLOR))
+    assert np.array_equal(bgr_from_image(image_of(pixels, "bgr16")), bgr)
+    assert np.array_equal(bgr_from_image(image_of(pixels[..., ::-1], "rgb16")), bgr)
+    assert np.array_equal(bgr_from_image(image_of(np.dstack([pixels, opaque]), "bgra16")), bgr)
+    assert np.array_equal(bgr_from_image(image_of(np.dstack([pixels[..., ::-1], opaque]), "rgba16")), bgr)
+    grey = np.asarray(cv2.imdecode(cv2.imencode(".png", pixels[..., 0])[1], cv2.IMREAD_COLOR))
+    assert np.array_equal(bgr_from_image(image_of(pixels[..., 0], "mono16")), grey)
+
+
 @pytest.mark.parametrize(
     ("pixels", "encoding", "reason"),
     [
-        (np.zeros((4, 4), np.uint16), "mono16", "not a colour image"),
+        (np.zeros((4, 4), np.uint8), "mono16", "not uint16"),
+        (np.zeros((4, 4, 3), np.uint16), "bgr8", "not uint8"),
         (np.full((4, 4), np.nan, np.float32), "32FC1", "not a colour image"),
         (np.zeros((4, 4), np.uint16), "16UC1", "not a colour image"),
         (np.zeros((4, 4, 2), np.uint8), "yuv422", "not a colour image"),
@@ -89,6 +102,16 @@ def test_an_rgb_network_gets_its_channels_in_that_order() -> None:
     spec = spec_of("stretch", colour="rgb")
     tensor, _ = TensorMaker(spec)(bgr)
     np.testing.assert_allclose(tensor[0], ((bgr[..., ::-1] - np.array(spec.mean)) / spec.std).transpose(2, 0, 1), 1e-5)
+
+
+@pytest.mark.parametrize(("layout", "dtype"), [("nhwc", "float32"), ("nchw", "float16"), ("nhwc", "uint8")])
+def test_a_network_gets_its_own_layout_and_dtype(layout: Any, dtype: Any) -> None:
+    bgr = random_pixels(96, 128, 3)
+    spec = spec_of("stretch", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), layout=layout, dtype=dtype)
+    tensor, _ = TensorMaker(spec)(bgr)
+    assert (tensor.shape, tensor.dtype.name) == (spec.input_shape, dtype)
+    assert np.array_equal(tensor[0], bgr if layout == "nhwc" else bgr.transpose(2, 0, 1))
+    assert tensor.flags["C_CONTIGUOUS"]
 
 
 def test_a_tensor_does_not_change_when_the_next_image_is_made() -> None:
