@@ -105,12 +105,15 @@ def open_onnxruntime(
     return OrtSession(session, tensor.name), file, tensor
 
 
-def available_providers() -> tuple[str, ...]:
-    """Of PREFERRED_PROVIDERS those that this onnxruntime has."""
+def usable_providers(wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The providers that are wanted, or of PREFERRED_PROVIDERS those that this onnxruntime has; the CPU last.
+
+    Raises UserError for one that is wanted and not available.
+    """
     import onnxruntime as ort
 
-    found = ort.get_available_providers()
-    return tuple(provider for provider in PREFERRED_PROVIDERS if provider in found)
+    available = ort.get_available_providers()
+    return checked_providers(wanted or [one for one in PREFERRED_PROVIDERS if one in available], available)
 
 
 def checked_providers(providers: Sequence[str] | None, available: Sequence[str]) -> tuple[str, ...]:

@@ -79,9 +79,11 @@ def checked_sha256(path: Path, wanted: str | None = None) -> str:
     return found
 
 
-def checked_input(file: NetworkFile, input_size: tuple[int, int] | None = None) -> InputTensor:
-    """The only input of a file, its free batch set to 1 and a free height and width to input_size (height, width), or,
-    where that is None, to the size that the exporter noted (`imgsz`, as Ultralytics writes it).
+def checked_input(
+    file: NetworkFile, input_size: tuple[int, int] | None = None, card_size: tuple[int, int] | None = None
+) -> InputTensor:
+    """The only input of a file, its free batch set to 1 and a free height and width to the first of input_size (height,
+    width), card_size and the size that the exporter noted (`imgsz`, as Ultralytics writes it) that there is.
 
     Raises UserError, in one line, for several inputs, sizes that stay free, an input_size that the file does not take,
     an unknown type and a tensor that is too large.
@@ -94,7 +96,9 @@ def checked_input(file: NetworkFile, input_size: tuple[int, int] | None = None) 
         sides[0] = 1
     rows, columns = _image_axes(sides)
     if len(sides) == 4:
-        for axis, side in zip((rows, columns), input_size or _noted_size(file.metadata) or (), strict=False):
+        for axis, side in zip(
+            (rows, columns), input_size or card_size or _noted_size(file.metadata) or (), strict=False
+        ):
             if not isinstance(sides[axis], int):
                 sides[axis] = side
         if input_size is not None and (sides[rows], sides[columns]) != tuple(input_size):
@@ -106,7 +110,7 @@ def checked_input(file: NetworkFile, input_size: tuple[int, int] | None = None) 
         seen = str(info.sides).replace("'", "")
         raise UserError(
             f"{file.path}: input {info.name!r} has the shape {seen}; export the model with fixed sizes"
-            + (", or name its input size" if len(sides) == 4 else "")
+            + (", or write its input_size into a model card" if len(sides) == 4 else "")
         )
     if info.dtype is None:
         raise UserError(f"{file.path}: input {info.name!r} is {info.kind}; known: float32, float16 and integers")

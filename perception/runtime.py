@@ -28,7 +28,7 @@ from perception.backend_choice import (
     remembered,
     trial_tensor,
 )
-from perception.model_card import network_spec
+from perception.model_card import ModelCard, card_beside, network_spec
 from perception.model_spec import ModelSpec
 from perception.network_file import InputTensor, NetworkFile, checked_input, checked_sha256
 from tercel.core.errors import Rejected, UserError, nearest_hint
@@ -103,8 +103,8 @@ def load_network(
     threads: for one run. backend: "auto" takes the fastest on this machine (perception.backend_choice), with at most so
     many threads; it is timed when a model is first loaded, and remembered in cache_dir, the user's own by default.
     providers: onnxruntime's, best first; None: the CPU alone, or with "auto" all that there are. sha256: of the file,
-    in hex, where it is known. input_size: (height, width) for a model that leaves them free and has not noted them
-    itself. say: hears of what the user should know and that is no error.
+    in hex; else the model card's, where it has one. input_size: (height, width) for a model that leaves them free, and
+    neither its card nor its metadata say them. say: hears of what the user should know and that is no error.
 
     Raises UserError, in one line, for a file that is missing, empty, unreadable, not ONNX or not the one that sha256
     names, for a model that has operators unknown to the backend, several inputs or sizes that are not fixed (the first,
@@ -116,29 +116,32 @@ def load_network(
     if backend not in get_args(Backend):
         raise UserError(f"no backend is named {backend!r}; {nearest_hint(backend, get_args(Backend))}")
     path = Path(path)
-    found = checked_sha256(path, sha256)
+    card = card_beside(path) or ModelCard()
+    found = checked_sha256(path, sha256 or card.sha256)
     folder = cache_dir or cache_folder()
 
+    def check(file: NetworkFile) -> InputTensor:
+        return checked_input(file, input_size, card.input_size)
+
     def opened(how: Candidate, *, quantized: bool = True) -> Network:
-        return _open(path, found, how, input_size, folder, quantized=quantized)
+        return _open(path, found, how, check, folder, quantized=quantized)
 
     if backend != "auto":
         return opened(Candidate(backend, threads, tuple(providers or ())))
-    return _open_fastest(opened, cache_key(found, input_size, threads), folder, threads, providers, say)
+    return _open_fastest(
+        opened, cache_key(found, input_size or card.input_size, threads), folder, threads, providers, say
+    )
 
 
 def _open(
     path: Path,
     sha256: str,
     how: Candidate,
-    input_size: tuple[int, int] | None,
+    check: Callable[[NetworkFile], InputTensor],
     cache_dir: Path,
     *,
     quantized: bool = True,
 ) -> Network:
-    def check(file: NetworkFile) -> InputTensor:
-        return checked_input(file, input_size)
-
     session: Session
     if how.backend == "openvino":
         from perception.backend_openvino import open_openvino
@@ -162,10 +165,10 @@ def _open_fastest(
     say: Callable[[str], Any],
 ) -> Network:
     """The network as it runs fastest here; see load_network."""
-    from perception.backend_onnxruntime import available_providers
+    from perception.backend_onnxruntime import usable_providers
 
     has_openvino = importlib.util.find_spec("openvino") is not None
-    known = candidates(threads, providers or available_providers(), openvino=has_openvino)
+    known = candidates(threads, usable_providers(providers), openvino=has_openvino)
     memory = folder / "backends.json"
     if how := remembered(memory, key, known, say):
         with contextlib.suppress(UserError):
