@@ -1,0 +1,270 @@
+"""Component: the camera detector, which looks again only where and when the scene has changed.
+
+Each image is compared with the last one that was searched (perception.temporal), and then
+
+  skipped    nothing changed, or what changed is explained by motion: the last boxes are given out, moved
+  narrowed   new content in a part of the image: only that part is searched (perception.mosaic), with a second, smaller
+             network of the same classes, where the graph names one (`regions_model`); the other boxes are moved
+  full       the whole image: at the latest every max_interval_ms of capture time, and whenever the camera was moved so
+             far, so much is new, or the regions are so many, that less would not do or would not be cheaper
+
+A box that was moved scores less: by the share of it that was found again, and by how far it has moved since it was
+detected. Where scenes change too fast to be followed, following is tried ever more rarely (with waits that double), so
+that it costs next to nothing there. New objects smaller than what the limits below let through wait for the next full
+image: max_interval_ms bounds that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perception import mosaic as mosaics
+from perception import temporal
+from perception.boxes import Boxes
+from perception.camera_detector import CameraDetector, CameraDetectorConfig, DetectorModels
+from perception.images import bgr_from_image, place
+from tercel.core.component import Input, on
+from tercel.core.errors import UserError
+from tercel.core.messages import Detections2D, Image, Tracks2D
+
+Array = NDArray[Any]
+Kind = Literal["full", "narrowed", "skipped"]
+
+_LEAST_VISIBLE = 0.3  # of a moved box, within the image: below that it has left
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.125, 4.0  # without an attempt to follow the motion, in max_interval_ms
+_FORGET = 0.9
+_FLOW_ERROR_PX = 1.0  # small pixels: what it makes of a tile's detail is not new
+_TRUSTED = 0.5  # of a box found again by the flow; below it, a track's velocity knows better
+_SAME_IOU = 0.5  # between a box and a track of it
+_PREDICTION_GAIN = 0.5  # of the newest rate of motion in the expected one
+
+
+@dataclass(frozen=True)
+class TemporalDetectorConfig(CameraDetectorConfig):
+    """As the camera detector's, and how much may change before the network looks again."""
+
+    regions_model: str = ""
+    """The name of a smaller network of the same classes for parts of images; empty: no image is narrowed."""
+    max_interval_ms: float = 500.0
+    """A whole image is searched at least so often, by capture times."""
+    threshold: float = 4.0
+    """A tile has changed when it differs by so many times its noise."""
+    max_moved: float = 0.25
+    """Boxes may have moved so far since they were detected: 1 - intersection over union, mean by score, 0..1."""
+    max_new: float = 0.35
+    """Share of what has changed that motion may leave unexplained without another look at all of the image, 0..1."""
+    context: float = 0.25
+    """Regions grow by this share of their size on each side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.max_interval_ms < float("inf"):
+            raise ValueError(f"max_interval_ms {self.max_interval_ms} must be above 0")
+        if not 1.0 <= self.threshold < float("inf"):
+            raise ValueError(f"threshold {self.threshold} must be at least 1")
+        for name in ("max_moved", "max_new"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} {getattr(self, name)} must be in 0..1")
+        if not 0.0 <= self.context <= 4.0:
+            raise ValueError(f"context {self.context} must be in 0..4")
+
+
+class Decision(NamedTuple):
+    """What became of an image, why, and what that was decided by: shares of the tiles, and the boxes' motion."""
+
+    kind: Kind
+    reason: str
+    changed: float = 0.0
+    new: float = 0.0
+    moved: float = 0.0
+
+
+class _Reference(NamedTuple):
+    """What the last searched image showed. origins_px (N, 4): where each box was when it was detected."""
+
+    stamp_ns: int
+    full_ns: int
+    shape: tuple[int, ...]
+    small: temporal.Small
+    boxes: Boxes
+    origins_px: Array
+
+
+class _Held(NamedTuple):
+    """The reference's boxes in the present image, where each of them was detected, and what has to be searched."""
+
+    boxes: Boxes
+    origins_px: Array
+    mosaic: mosaics.Mosaic | None = None
+
+
+class TemporalDetector(CameraDetector):
+    """`CameraDetector` for less work; `decision` is what became of the latest image, `counters` of all."""
+
+    Config = TemporalDetectorConfig
+    live_settings = CameraDetector.live_settings | {"max_interval_ms", "threshold", "max_moved", "max_new", "context"}
+    config: TemporalDetectorConfig
+    image = Input(Image)
+
+    def __init__(self, config: TemporalDetectorConfig | None = None, models: DetectorModels | None = None) -> None:
+        super().__init__(config, models)
+        self._regions: CameraDetector | None = None
+        if self.config.regions_model:
+            names = [field.name for field in fields(CameraDetectorConfig)]
+            same = {name: getattr(self.config, name) for name in names}
+            self._regions = CameraDetector(CameraDetectorConfig(**{**same, "model": self.config.regions_model}), models)
+            if self._regions.spec.class_names != self.spec.class_names:
+                raise UserError(
+                    f"{self.config.regions_model} knows other classes than {self.config.model}: take one net"
+                )
+        self.decision: Decision | None = None
+        self._counts: Counter[str] = Counter()
+        self._reference: _Reference | None = None
+        self._noise = temporal.TileNoise(self.config.threshold)
+        self._rate_per_s = 0.0  # of the boxes' motion, as `moved`
+        self._first_wait_ms = self.config.max_interval_ms * _SHORTEST_WAIT
+        self._try_ns, self._next_wait_ms = -(2**63), self._first_wait_ms  # when the motion may be followed again
+        self._tracks: Tracks2D | None = None
+
+    def counters(self) -> dict[str, int]:
+        """Images, and how many of them were searched in full, in part and not at all, each with its reason."""
+        return {"images": self._counts.total(), **dict(sorted(self._counts.items()))}
+
+    @on(image)
+    async def detect(self, image: Image) -> dict[str, Detections2D]:
+        """Raises Rejected as `CameraDetector.detect` does; the next image is then searched in full."""
+        bgr = bgr_from_image(image)
+        small = temporal.shrink(bgr, temporal.small_size(*bgr.shape[:2]))
+        decision, held = self._decide(image.stamp_ns, bgr.shape, small)
+        before, self._reference = self._reference, None
+        if decision.kind == "skipped" and before is not None and held is not None:
+            self._reference, boxes = before, held.boxes
+        elif decision.kind == "narrowed" and before is not None and held is not None and held.mosaic is not None:
+            boxes, origins = await self._search(bgr, held, held.mosaic, image)
+            self._reference = _Reference(image.stamp_ns, before.full_ns, bgr.shape, small, boxes, origins)
+        else:
+            found = (await super().detect(replace(image, pixels=bgr, encoding="bgr8")))["detections"]
+            boxes = Boxes(found.boxes_xyxy_px, found.scores, found.labels)
+            self._reference = _Reference(
+                image.stamp_ns, image.stamp_ns, bgr.shape, small, boxes, boxes.xyxy_px.astype(np.float64)
+            )
+        self.decision = decision
+        self._counts[f"{decision.kind}: {decision.reason}"] += 1
+        boxes = boxes.take(boxes.scores >= np.float32(self.config.score_threshold))
+        return {"detections": self._message(image, boxes)}
+
+    def _decide(self, stamp_ns: int, shape: tuple[int, ...], small: temporal.Small) -> tuple[Decision, _Held | None]:
+        config, reference = self.config, self._reference
+        if reference is None:
+            return Decision("full", "first image"), None
+        if reference.shape != shape:
+            return Decision("full", "another size"), None
+        if stamp_ns <= reference.stamp_ns:
+            return Decision("full", "stamp went back"), None
+        if stamp_ns - reference.full_ns >= config.max_interval_ms * 1e6:
+            return Decision("full", "interval"), None
+        since_s = (stamp_ns - reference.stamp_ns) * 1e-9
+        if self._rate_per_s * since_s > config.max_moved:
+            self._rate_per_s *= _FORGET  # or one fast moment would forbid to ever look again
+            return Decision("full", "motion expected"), None
+        if stamp_ns < self._try_ns:
+            return Decision("full", "motion unclear"), None
+        noise = temporal.image_noise(small.grey)
+        light = temporal.exposure(reference.small.tile_means, small.tile_means)
+        differences = temporal.differences(reference.small.grey, small.grey, *light)
+        changed = self._noise.changed(differences, noise)
+        if not changed.any():
+            self._next_wait_ms = self._first_wait_ms
+            return Decision("skipped", "no change"), _Held(reference.boxes, reference.origins_px)
+        flow = temporal.flow_to(reference.small.grey, small.grey)
+        left = temporal.differences(temporal.warped(reference.small.grey, flow), small.grey, *light)
+        new = changed & (left > config.threshold * noise + _FLOW_ERROR_PX * temporal.detail(small.grey))
+        held, moved = self._moved(reference, stamp_ns, flow, new)
+        self._rate_per_s += _PREDICTION_GAIN * (moved / since_s - self._rate_per_s)
+        return self._judge(reference, stamp_ns, changed, new, held, moved)
+
+    def _judge(
+        self, reference: _Reference, stamp_ns: int, changed: Array, new: Array, held: _Held, moved: float
+    ) -> tuple[Decision, _Held | None]:
+        """The decision by what the motion since the reference explains."""
+        config = self.config
+        facts = (float(changed.mean()), float(new.mean()), moved)
+        if moved > config.max_moved:
+            return Decision("full", "moved", *facts), None
+        packed = self._packed(new, held.boxes, reference.shape)
+        if packed is not None:
+            decision, held = Decision("narrowed", "new in part", *facts), held._replace(mosaic=packed)
+        elif facts[1] <= config.max_new * facts[0]:
+            decision = Decision("skipped", "motion followed", *facts)
+        else:
+            self._try_ns = stamp_ns + round(self._next_wait_ms * 1e6)
+            self._next_wait_ms = min(2.0 * self._next_wait_ms, _LONGEST_WAIT * config.max_interval_ms)
+            return Decision("full", "much is new", *facts), None
+        self._next_wait_ms = self._first_wait_ms
+        return decision, held
+
+    def _moved(self, reference: _Reference, stamp_ns: int, flow: Array, new: Array) -> tuple[_Held, float]:
+        """The reference's boxes now, without those that have left the image, and how far they have moved on average."""
+        height, width = reference.shape[:2]
+        scale_xy = reference.small.grey.shape[1] / width, reference.small.grey.shape[0] / height
+        boxes, origins = reference.boxes, reference.origins_px
+        now, found = temporal.move_boxes(boxes.xyxy_px, flow, new, scale_xy)
+        now = self._by_tracks(boxes, now, found, reference.stamp_ns, stamp_ns)
+        still = temporal.overlap_with(now, origins)
+        clipped = np.clip(now, 0.0, np.array([width, height, width, height]))
+        area, visible = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (now, clipped))
+        scores = (boxes.scores * found * (0.5 + 0.5 * still)).astype(np.float32)
+        weight = float(boxes.scores.sum())
+        moved = float(((1.0 - still) * boxes.scores).sum() / weight) if weight else 0.0
+        stays = np.flatnonzero(visible > _LEAST_VISIBLE * area)
+        held = boxes._replace(xyxy_px=clipped.astype(np.float32), scores=scores).take(stays)
+        return _Held(held, origins[stays]), moved
+
+    def _by_tracks(self, boxes: Boxes, now: Array, found: Array, before_ns: int, now_ns: int) -> Array:
+        """Boxes (N, 4) now, by the velocity of their track where the flow lost them; here there are no tracks."""
+        del boxes, found, before_ns, now_ns
+        return now
+
+    def _hints(self) -> Array:
+        """Boxes (N, 4) where something is expected; here none."""
+        return np.zeros((0, 4))
+
+    def _packed(self, new: Array, boxes: Boxes, shape: tuple[int, ...]) -> mosaics.Mosaic | None:
+        """The regions around what is new, as far as they fit the smaller network at the scale of whole images."""
+        if self._regions is None or not new.any():
+            return None
+        image_wh = shape[1], shape[0]
+        whole, part = self.spec, self._regions.spec
+        scale_xy = place(shape[0], shape[1], whole.input_height_px, whole.input_width_px, whole.fit).scale_xy
+        known = np.concatenate([boxes.xyxy_px.astype(np.float64), self._hints()])
+        rects = mosaics.regions(new, known, image_wh, self.config.context)
+        return mosaics.pack(rects, (part.input_width_px, part.input_height_px), scale_xy)
+
+    async def _search(self, bgr: Array, held: _Held, mosaic: mosaics.Mosaic, image: Image) -> tuple[Boxes, Array]:
+        """The held boxes and those found in the mosaic, and where each of them was detected."""
+        assert self._regions is not None
+        part, image_wh = self._regions.spec, (bgr.shape[1], bgr.shape[0])
+        pixels = mosaics.paint(bgr, mosaic, (part.input_width_px, part.input_height_px), part.pad_value)
+        found = (await self._regions.detect(replace(image, pixels=pixels, encoding="bgr8")))["detections"]
+        fresh, cut = mosaics.boxes_to_image(Boxes(found.boxes_xyxy_px, found.scores, found.labels), mosaic, image_wh)
+        kept, whole = mosaics.held_beside(held.boxes, fresh, cut, mosaic.rects_px)
+        parts = held.boxes.take(kept), fresh.take(whole)
+        boxes = Boxes(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+        origins = np.concatenate([held.origins_px[kept], parts[1].xyxy_px])
+        order = np.argsort(-boxes.scores, kind="stable")
+        return boxes.take(order), origins[order]
+
+    def _message(self, image: Image, boxes: Boxes) -> Detections2D:
+        return Detections2D(
+            stamp_ns=image.stamp_ns,
+            frame_id=image.frame_id,
+            boxes_xyxy_px=boxes.xyxy_px,
+            scores=boxes.scores,
+            labels=boxes.labels,
+            class_names=self.spec.class_names,
+        )
