@@ -114,6 +114,44 @@ def test_a_network_gets_its_own_layout_and_dtype(layout: Any, dtype: Any) -> Non
     assert tensor.flags["C_CONTIGUOUS"]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": (0, 0, 0), "std": (1, 1, 1)},
+        {"mean": (0, 0, 0), "std": (255, 255, 255)},
+        {"mean": (0, 0, 0), "std": (57.375, 255, 58.395)},  # divided in float32, blue and red would be off by a bit
+        {"mean": (127.5, 127.5, 127.5), "std": (128, 128, 128)},
+        {"mean": (103.53, 116.28, 123.675), "std": (57.375, 57.12, 58.395)},
+    ],
+)
+@pytest.mark.parametrize("colour", ["bgr", "rgb"])
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+@pytest.mark.parametrize("fit", FITS)
+def test_every_way_of_normalising_gives_the_float64_result_rounded_once(
+    values: dict[str, Any], colour: Any, layout: Any, fit: Fit
+) -> None:
+    spec = spec_of(fit, colour=colour, layout=layout, **values)
+    make_tensor = TensorMaker(spec)
+    for size in ((90, 70), (70, 90), (1, 1)):  # padding at the sides, above and below, and a change of size
+        tensor, where = make_tensor(random_pixels(*size, 3))
+        top, left = where.offset_y_px, where.offset_x_px
+        canvas = np.full((96, 128, 3), 114, np.uint8)
+        resized = cv2.resize(random_pixels(*size, 3), (where.placed_width_px, where.placed_height_px))
+        canvas[top : top + where.placed_height_px, left : left + where.placed_width_px] = resized
+        channels = canvas if colour == "bgr" else canvas[..., ::-1]
+        exact = ((channels.astype(np.float64) - spec.mean) / spec.std).astype(np.float32)
+        assert np.array_equal(tensor[0], exact if layout == "nhwc" else exact.transpose(2, 0, 1))
+
+
+def test_an_image_of_8k_and_one_of_a_pixel_make_tensors_of_the_networks_size() -> None:
+    make_tensor = TensorMaker(spec_of("letterbox_centred"))
+    for pixels in (np.full((4320, 7680, 3), 200, np.uint8), np.full((1, 1, 3), 200, np.uint8)):
+        tensor, where = make_tensor(pixels)
+        assert tensor.shape == (1, 3, 96, 128)
+        assert np.isfinite(tensor).all()
+        assert where.boxes_to_image(np.array([[0, 0, 128, 96]])).tolist() == [[0, 0, *pixels.shape[1::-1]]]
+
+
 def test_a_tensor_does_not_change_when_the_next_image_is_made() -> None:
     make_tensor = TensorMaker(spec_of("letterbox_centred"))
     first, _ = make_tensor(random_pixels(60, 80, 3))
