@@ -13,7 +13,10 @@ setup(
     # Not by `attr:` in setup.cfg: there setuptools 66 to 79 print a line that colcon takes for its own data.
     version=runpy.run_path("tercel/__init__.py")["__version__"],
     packages=find_packages(include=[pattern for name in DOMAINS for pattern in (name, f"{name}.*")]),
-    package_data={"tercel.report": ["*.css", "*.html", "*.js"]},
+    package_data={
+        "tercel.report": ["*.css", "*.html", "*.js"],
+        "perception": ["models/*.yaml", "models/*.onnx"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/tercel"]),
         ("share/tercel", ["package.xml"]),

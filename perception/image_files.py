@@ -52,7 +52,7 @@ def bgr_from_bytes(data: bytes) -> Array:
         raise Rejected("image file is empty")
     _check_header(data)
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        pixels: Array | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:
         pixels = None
     if pixels is None or pixels.size == 0:

@@ -271,7 +271,7 @@ def _labelled(image: Image, boxes: Boxes, class_names: tuple[str, ...]) -> Label
 
     def detections(xyxy_px: Array, labels: Array) -> tuple[Detections2D, Array]:
         clipped = np.clip(xyxy_px, 0.0, [width, height, width, height])
-        kept: Array = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+        kept = np.asarray((clipped[:, 2:] > clipped[:, :2]).all(axis=1))
         message = Detections2D(
             stamp_ns=image.stamp_ns,
             frame_id=image.frame_id,
