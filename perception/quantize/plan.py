@@ -1,0 +1,131 @@
+"""Which convolutions and which activations of a graph become integers, from the graph alone.
+
+A detector's *tail*, everything from which no convolution can be reached any more (Sigmoid, Exp, Softmax, Mul, Concat,
+Reshape that decode boxes), stays in float32: in eight bits its scores go to zero (onnxruntime issue 14233). So does the
+*stem*, the convolutions that see the image's own three or four channels, or twelve of them folded, and nearest Resize:
+their integer kernels are slower than float (REFERENCES: three and nine times). The rest follows from the convolutions:
+each reads and gives a quantized tensor, and what lies between two of them is carried along in integers where all of it
+can be.
+
+A convolution and its activation are one unit: with ReLU the integer kernel clips for nothing, so only the ReLU's
+result is a tensor. Whether SiLU, LeakyReLU and their like are such a unit depends on who runs the file: OpenVINO and
+TensorRT fuse them into the integer convolution (`fused`), onnxruntime wants each step on its own (`stepwise`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perception.quantize.graph import Graph
+
+Layout = Literal["fused", "stepwise"]
+LAYOUTS: tuple[Layout, ...] = ("fused", "stepwise")
+
+_SAME_VALUES = {"MaxPool", "Reshape", "Transpose", "Slice", "Split", "Gather", "Squeeze", "Unsqueeze", "Flatten"}
+_CARRIED = _SAME_VALUES | {
+    "Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul", "Add", "Concat", "AveragePool", "GlobalAveragePool",
+}  # fmt: skip
+_ACTIVATIONS = {"LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid", "PRelu", "Elu", "Tanh", "Mish"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is quantized.
+
+    convolutions: names of the nodes whose weights become integers; tensors: activations that get a QuantizeLinear and
+    a DequantizeLinear, in graph order; shares: of those, the ones that hold values of another one and take its range;
+    tail, stem: convolutions and decoding nodes that were left out because of where they stand.
+    """
+
+    convolutions: tuple[str, ...]
+    tensors: tuple[str, ...]
+    shares: dict[str, str]
+    tail: tuple[str, ...]
+    stem: tuple[str, ...]
+
+
+def eligible(graph: Graph) -> tuple[list[Any], list[Any]]:
+    """(convolutions that may become integers, those of the stem)."""
+    after_a_convolution = graph.with_ancestor("Conv")
+    stem = [node for node in graph.convolutions() if node.name not in after_a_convolution]
+    stem_names = {node.name for node in stem}
+    return [node for node in graph.convolutions() if node.name not in stem_names], stem
+
+
+def make_plan(graph: Graph, *, layout: Layout, convolutions: Collection[str] | None = None) -> Plan:
+    """The plan for these convolutions, by name; None: all but the stem's.
+
+    Raises ValueError for a name that is no convolution with constant weights.
+    """
+    body, stem = eligible(graph)
+    known = {node.name: node for node in (*stem, *body)}
+    chosen = [node.name for node in body] if convolutions is None else list(convolutions)
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"no such convolutions: {unknown[:3]}")
+    reaching = graph.with_descendant("Conv")
+    ends = {name: unit_end(graph, known[name], layout) for name in chosen}
+    wanted = {known[name].input[0] for name in chosen} | set(ends.values())
+    inner = {name for start, end in ends.items() for name in _between(graph, known[start].output[0], end)}
+    tensors, shares = _carried(graph, wanted, inner, reaching)
+    tail = [node.name for node in graph.nodes if node.name not in reaching and node.op_type not in ("Conv", "Relu")]
+    return Plan(tuple(sorted(chosen, key=list(known).index)), tensors, shares, tuple(tail), tuple(n.name for n in stem))
+
+
+def unit_end(graph: Graph, convolution: Any, layout: Layout) -> str:
+    """The tensor in which a convolution's unit ends: its activation's result, or its own."""
+    made: str = convolution.output[0]
+    readers = graph.consumers[made]
+    kinds = sorted(node.op_type for node in readers)
+    if made in graph.outputs:
+        return made
+    if kinds == ["Relu"] or (kinds == ["Clip"] and _clips_at_zero(graph, readers[0])):
+        return str(readers[0].output[0])
+    if layout == "stepwise":
+        return made
+    if len(readers) == 1 and kinds[0] in _ACTIVATIONS and graph.with_descendant("Conv") & {readers[0].name}:
+        return str(readers[0].output[0])
+    if kinds in (["Mul", "Sigmoid"], ["HardSigmoid", "Mul"]):
+        gate, product = sorted(readers, key=lambda node: node.op_type == "Mul")
+        if graph.consumers[gate.output[0]] == [product] and set(product.input) == {made, gate.output[0]}:
+            return str(product.output[0])
+    return made
+
+
+def _clips_at_zero(graph: Graph, node: Any) -> bool:
+    """ReLU6 and its like: the integer range already begins at 0."""
+    low = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
+    return low is not None and float(low) == 0.0
+
+
+def _between(graph: Graph, start: str, end: str) -> set[str]:
+    """Tensors of a unit that must not be quantized: those from its convolution up to, and without, its end."""
+    if start == end:
+        return set()
+    gates = {node.output[0] for node in graph.consumers[start] if node.output[0] != end}
+    return {start} | gates
+
+
+def _carried(
+    graph: Graph, wanted: set[str], inner: set[str], reaching: set[str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The wanted tensors and those that come out of them in integers; and which of them share a range."""
+    quantized = set(wanted)
+    shares: dict[str, str] = {}
+    for node in graph.nodes:
+        dynamic = [name for name in node.input if name and name not in graph.constants]
+        if node.op_type not in _CARRIED or node.name not in reaching or not dynamic or inner & set(node.output):
+            continue
+        if node.op_type in ("Mul", "Add") and len(dynamic) < 2:
+            continue
+        if node.op_type == "Concat" and quantized & set(dynamic) and not inner & set(dynamic):
+            quantized |= set(dynamic)
+        if not set(dynamic) <= quantized:
+            continue
+        quantized |= set(node.output)
+        if node.op_type in _SAME_VALUES:
+            shares |= {name: shares.get(dynamic[0], dynamic[0]) for name in node.output}
+    order = [name for one in graph.model.graph.input for name in (one.name,)]
+    order += [name for node in graph.nodes for name in node.output]
+    return tuple(name for name in order if name in quantized), shares
