@@ -17,16 +17,18 @@ from typing import Any
 
 import tercel
 from tercel.cli_dashboard import add_dashboard
+from tercel.cli_detect import add_detect, add_evaluate_detection, add_models
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
-from tercel.cli_tracking import add_evaluate, add_track
+from tercel.cli_tracking import add_evaluate_tracking, add_track
 from tercel.cli_view import add_view
 from tercel.core.errors import UserError, nearest_hint
 from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
 _LIVE = (add_run, add_play, add_dashboard, add_view)
+_DETECTORS = (add_detect, add_models)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 
@@ -59,9 +61,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tercel", description=tercel.__doc__)
     parser.add_argument("--version", action="version", version=f"tercel {tercel.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_replay, _add_info, _add_import, _add_world, add_track, add_evaluate, *_LIVE, *_OFFLOAD):
+    for add in (
+        _add_replay,
+        _add_info,
+        _add_import,
+        _add_world,
+        add_track,
+        _add_evaluate,
+        *_DETECTORS,
+        *_LIVE,
+        *_OFFLOAD,
+    ):
         add(verbs)
     return parser
+
+
+# --- evaluate ------------------------------------------------------------------------------------------------------
+
+
+def _add_evaluate(verbs: Any) -> None:
+    summary = "Hold results against truth: tracks or detections."
+    parser = verbs.add_parser("evaluate", help=summary, description=summary)
+    whats = parser.add_subparsers(dest="what", required=True, metavar="tracking|detection")
+    add_evaluate_tracking(whats)
+    add_evaluate_detection(whats)
 
 
 # --- replay --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The verbs `tercel track`, detections to tracks, and `tercel evaluate`, tracks held against truth."""
+"""The verbs `tercel track`, detections to tracks, and `tercel evaluate tracking`, tracks held against truth."""
 
 from __future__ import annotations
 
@@ -133,18 +133,17 @@ def _command(args: argparse.Namespace) -> str:
 # --- evaluate ------------------------------------------------------------------------------------------------------
 
 
-def add_evaluate(verbs: Any) -> None:
-    """Declare `tercel evaluate WHAT`."""
+def add_evaluate_tracking(whats: Any) -> None:
+    """Declare `tercel evaluate tracking`."""
     parser = add_verb(
-        verbs,
-        "evaluate",
+        whats,
+        "tracking",
         _evaluate_tracking,
-        "Hold results against truth: HOTA, CLEAR MOT and identity of tracks, as TrackEval counts them.",
+        "Hold tracks against truth: HOTA, CLEAR MOT and identity, as TrackEval counts them.",
         "  tercel evaluate tracking --truth MOT15/train --tracks out/sort --json scores.json\n"
         "  tercel evaluate tracking --truth KITTI/tracking/training --tracks out/kitti --classes car\n"
         "  tercel evaluate tracking --truth KITTI/tracking/training --tracks out/kitti --metric 3d --min-iou 0.5\n",
     )
-    parser.add_argument("what", choices=("tracking",), help="what is evaluated")
     parser.add_argument(
         "--truth", type=Path, required=True, metavar="DIR", help="SEQUENCE/gt/gt.txt (MOTChallenge) or label_02 (KITTI)"
     )

@@ -130,6 +130,19 @@ class EvaluationRun:
             "problems": self.problems,
         }
 
+    def table(self) -> str:
+        """For a terminal: ratios in percent, times of one image."""
+        width = max(8, *(len(candidate.name) for candidate in self.candidates))
+        head = f"{'model':{width}}" + "".join(f"{name:>10}" for name in (*FIGURES, "p50 ms", "p95 ms", "CPU ms"))
+        lines = [f"{self.images} images, {self.truths} boxes, {len(self.class_names)} classes", head]
+        for row in (candidate.summary() for candidate in self.candidates):
+            figures = "".join(f"{'-' if row[name] is None else f'{100 * row[name]:.2f}':>10}" for name in FIGURES)
+            times = (row["latency_ms_p50"], row["latency_ms_p95"], 1e3 * (row["cpu_s_per_image"] or 0.0))
+            lines.append(f"{row['model']:{width}}{figures}" + "".join(f"{value or 0.0:>10.2f}" for value in times))
+            lines += [f"  {row['model']}: {n} images failed: {reason}" for reason, n in row["failed"].items()]
+        lines += [f"not used: {n} images: {reason}" for reason, n in sorted(self.rejected.items())]
+        return "\n".join(lines)
+
 
 def run_evaluation(options: EvaluationOptions, progress: Progress = lambda _fraction: None) -> EvaluationRun:
     """Evaluate every model on every image. Raises UserError for anything that the user can mend."""
