@@ -38,7 +38,7 @@ def sources(data: Path, work: Path) -> list[Source]:
     return [
         Source("photographs", load_pictures(photographs, tercel_from_coco()), 0.55, True, (0.6, 2.0)),
         Source("aerial", load_pictures(aerial, _AERIAL_CLASSES), 0.18, False, (0.9, 4.0)),
-        Source("worlds", load_pictures(worlds, np.arange(len(TERCEL_CLASSES), dtype=np.int32)), 0.27, False, (0.7, 2.2)),
+        Source("worlds", load_pictures(worlds, np.arange(len(TERCEL_CLASSES))), 0.27, False, (0.7, 2.2)),
     ]
 
 

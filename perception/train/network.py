@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 STRIDES_PX = (8, 16, 32)
+PIXEL_SCALE = 128.0
 PRIOR_PROBABILITY = 0.01  # of a class in a cell before training: RetinaNet's start, which keeps the first steps calm
 
 
@@ -28,13 +29,14 @@ PRIOR_PROBABILITY = 0.01  # of a class in a cell before training: RetinaNet's st
 class Shape:
     """Channels of the stages at strides 4, 8, 16, 32; residual blocks of each stage; neck's channels.
 
-    kind: of the residual blocks: "dense" (one 3x3), "bottleneck" (1x1, 3x3 at half the channels, 1x1) or "mobile" (1x1, depthwise
-    3x3, 1x1). edges: fixed Scharr gradients and a Gaussian beside the picture, as in LEGNet (arXiv 2503.14012).
+    kind: of the residual blocks: "dense" (one 3x3), "bottleneck" (1x1 to half the channels, 3x3) or "mobile" (1x1,
+    depthwise 3x3, 1x1). edges: fixed Scharr gradients and a Gaussian blur beside the picture, as in
+    LEGNet (arXiv 2503.14012).
     """
 
-    channels: tuple[int, int, int, int] = (32, 64, 96, 128)
-    blocks: tuple[int, int, int, int] = (1, 2, 2, 1)
-    neck: int = 64
+    channels: tuple[int, int, int, int] = (32, 48, 96, 128)
+    blocks: tuple[int, int, int, int] = (0, 2, 2, 1)
+    neck: int = 48
     kind: str = "dense"
     edges: bool = False
     activation: str = "relu6"
@@ -120,7 +122,7 @@ class EdgeStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, 6, H, W)."""
-        filters: Tensor = self.filters  # type: ignore[assignment]
+        filters: Tensor = self.filters
         return torch.cat([x, functional.conv2d(x, filters, padding=1)], dim=1)
 
 
@@ -150,8 +152,11 @@ class TercelNano(nn.Module):
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         """The neck's features at strides 8, 16, 32."""
-        # Normalisation is a scale and shift of the picture: export folds it into the first convolution.
-        x = self.stem(self.edges((pictures - 114.0) / 58.0))
+        # A scale alone, which export folds into the first convolution; a shift would change what its padding means.
+        return self.neck_of(self.stem(self.edges(pictures / PIXEL_SCALE)))
+
+    def neck_of(self, x: Tensor) -> list[Tensor]:
+        """The same, from the stem's output."""
         found = []
         for stage in self.stages:
             x = stage(x)

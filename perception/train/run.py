@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ AVERAGE = 0.9995
 class Settings:
     """How to train. The budget is wall time in minutes; learning rate and weight decay are AdamW's."""
 
-    shape: Shape = Shape((32, 48, 96, 128), (0, 2, 2, 1), 48)
+    shape: Shape = field(default_factory=Shape)
     class_count: int = 6
     side_px: int = 320
     batch: int = 16
@@ -78,7 +78,7 @@ def train(
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student = Student(settings).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    student = Student(settings).to(device, memory_format=torch.channels_last)
     average = Student(settings).to(device).requires_grad_(False)
     average.load_state_dict(student.state_dict())
     decayed = [p for p in student.parameters() if p.ndim > 1]
@@ -139,21 +139,17 @@ def save(
         arrays |= {f"optimizer/{index}/{name}": value.cpu().numpy() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)  # type: ignore[arg-type]
+    np.savez(part, **arrays)
     part.replace(path)
 
 
-def restore(
-    path: Path, student: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
+def restore(path: Path, student: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """(step, seconds spent) of the checkpoint, whose state the modules then have; (0, 0.0) if there is none."""
     if not path.exists():
         return 0, 0.0
     with np.load(path, allow_pickle=False) as arrays:
         for kind, module in (("student", student), ("average", average)):
-            module.load_state_dict({
-                name: torch.from_numpy(arrays[f"{kind}/{name}"]) for name in module.state_dict()
-            })
+            module.load_state_dict({name: torch.from_numpy(arrays[f"{kind}/{name}"]) for name in module.state_dict()})
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key in arrays.files:
             if key.startswith("optimizer/"):

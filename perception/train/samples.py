@@ -200,5 +200,5 @@ def _disturb(bgr: Array, rng: np.random.Generator) -> Array:
         bgr = np.clip(bgr + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.2:
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        bgr = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return bgr
