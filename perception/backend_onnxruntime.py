@@ -159,5 +159,5 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     for pattern, words in _REASONS:
         if found := re.search(pattern, text, re.IGNORECASE):
-            return words.format(*(part[:60] for part in found.groups()))
+            return words.format(*(part.rpartition("/")[2][:60] for part in found.groups()))
     return one_line(error)

@@ -39,8 +39,9 @@ _REASONS: tuple[tuple[str, str], ...] = (
 class OpenvinoSession:
     """A compiled model of one input. One run at a time: runs of other threads wait.
 
-    Inputs are not copied. Outputs are new arrays that the plugin writes into, so that they stay as they are when the
-    next image comes; those whose size depends on the data are copied.
+    Inputs are not copied (but for read-only arrays, which the binding does not take). Outputs are new arrays that the
+    plugin writes into, so that they stay as they are when the next image comes; those whose size depends on the data
+    are copied.
     """
 
     def __init__(self, openvino: Any, compiled: Any) -> None:
@@ -54,6 +55,7 @@ class OpenvinoSession:
 
     def run(self, tensor: Array) -> list[Any]:
         """All outputs, new ones each time. Raises RuntimeError if the run fails."""
+        tensor = tensor if tensor.flags.writeable else tensor.copy()
         with self._lock:
             request = self._request
             results: list[Any] = [None if kind is None else np.empty(*kind) for kind in self._outputs]
