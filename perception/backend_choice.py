@@ -209,7 +209,7 @@ def _entries(file: Path, say: Callable[[str], Any]) -> dict[str, Any]:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
         entries = json.loads(data) if len(data) <= MAX_FILE_BYTES else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError):
         entries = None

@@ -25,7 +25,7 @@ from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate_tracking, add_track
 from tercel.cli_view import add_view
 from tercel.core.errors import UserError, nearest_hint
-from tercel.terminal import Progress, add_verb, parse_pairs, printable, typed_settings, write_json
+from tercel.terminal import BACKENDS, Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
 _LIVE = (add_run, add_play, add_dashboard, add_view)
 _DETECTORS = (add_detect, add_models)
@@ -125,6 +125,9 @@ def _add_replay(verbs: Any) -> None:
     )
     parser.add_argument("--trace", metavar="T", help="with --offload: another link (see tercel link-proxy --help)")
     parser.add_argument("--threads", type=int, default=2, help="threads for networks (default 2)")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs them; auto: the faster (%(default)s)"
+    )
     parser.add_argument("--no-report", action="store_true", help="leave report.html out")
 
 
@@ -144,6 +147,7 @@ def _replay(args: argparse.Namespace) -> int:
         remap=parse_pairs(args.remap, ":=", "--remap"),
         charge=args.charge,
         threads=args.threads,
+        backend=args.backend,
         report=not args.no_report,
         command=_command(args),
         offload=args.offload,
@@ -167,6 +171,7 @@ def _command(args: argparse.Namespace) -> str:
     words += [word for model in args.model for word in ("--model", Path(model).name)]
     words += [word for pair in args.remap for word in ("--remap", pair)]
     words += ["--charge", Path(args.charge).name] if args.charge != "none" else []
+    words += ["--backend", args.backend] if args.backend != BACKENDS[0] else []
     words += ["--offload", args.offload.name] if args.offload else []
     words += ["--trace", Path(args.trace).name] if args.trace else []
     words += ["--seed", str(args.seed)] if args.seed else []

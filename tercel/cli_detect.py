@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tercel.core.errors import UserError
-from tercel.terminal import Progress, add_verb, printable, require_writable, write_json
+from tercel.terminal import BACKENDS, Progress, add_verb, printable, require_writable, write_json
 
-_BACKENDS = ("onnxruntime", "openvino", "auto")
 _LISTED = 20
 
 # --- detect --------------------------------------------------------------------------------------------------------
@@ -239,9 +238,7 @@ def _evaluate_command(args: argparse.Namespace) -> str:
 
 def _add_runtime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads for the network (default 1)")
-    parser.add_argument(
-        "--backend", choices=_BACKENDS, default="onnxruntime", help="what runs it (default onnxruntime)"
-    )
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="what runs it (default onnxruntime)")
 
 
 def _check_threads(threads: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tercel.core.errors import UserError
 from tercel.ros.transport import DISTRIBUTIONS, KINDS, Identity
-from tercel.terminal import add_verb, parse_pairs, printable, require_writable, write_json
+from tercel.terminal import BACKENDS, add_verb, parse_pairs, printable, require_writable, write_json
 
 
 def _add_wire(parser: argparse.ArgumentParser, node: str) -> None:
@@ -56,6 +56,9 @@ def add_run(verbs: Any) -> None:
         "--model", action="append", default=[], metavar="[NAME=]FILE", help="an ONNX model for the graph"
     )
     parser.add_argument("--threads", type=int, default=2, help="threads for networks (default 2)")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default=BACKENDS[0], help="what runs them; auto: the faster (%(default)s)"
+    )
     parser.add_argument("--offload", type=Path, metavar="FILE", help="networks run where the offload manager decides")
     parser.add_argument("--remap", action="append", default=[], metavar="TOPIC:=OTHER", help="another name for a topic")
     parser.add_argument(
@@ -100,6 +103,7 @@ def _run(args: argparse.Namespace) -> int:
         config=args.config,
         models=parse_pairs(args.model, "=", "--model", default_key="detector"),
         threads=args.threads,
+        backend=args.backend,
         offload=args.offload,
         remap=parse_pairs(args.remap, ":=", "--remap"),
         sim_time=args.sim_time,

@@ -13,6 +13,9 @@ from typing import Any
 
 from tercel.core.errors import UserError, nearest_hint
 
+BACKENDS = ("onnxruntime", "openvino", "auto")
+"""What can run networks, see perception.runtime; the first is the default."""
+
 
 def add_verb(verbs: Any, name: str, run: Callable[..., int], summary: str, examples: str) -> argparse.ArgumentParser:
     """A verb's parser, with one sentence and examples; `run` gets the parsed arguments and returns the exit code."""

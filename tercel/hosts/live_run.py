@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tercel
 from tercel.core.errors import UserError
@@ -24,6 +24,9 @@ from tercel.hosts.recording import open_recording
 from tercel.ros.host_services import offer_node
 from tercel.ros.parameter_services import offload_policy, use_sim_time
 from tercel.ros.transport import Identity, Kind, open_transport
+
+if TYPE_CHECKING:
+    from perception.runtime import Backend
 
 Say = Callable[[str], None]
 LINE_EVERY_S = 5.0
@@ -41,6 +44,7 @@ class LiveOptions:
     config: Path | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     threads: int = 2
+    backend: Backend = "onnxruntime"
     offload: Path | None = None
     remap: Mapping[str, str] = field(default_factory=dict)
     sim_time: bool = False
@@ -60,7 +64,9 @@ def run_live(options: LiveOptions, say: Say) -> dict[str, Any]:
     identity = options.identity
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(until_interrupted())
-        models, hear = open_models(options.graph, options.models, options.threads, options.offload, stack, say)
+        models, hear = open_models(
+            options.graph, options.models, options.threads, options.offload, stack, say, options.backend
+        )
         transport = stack.enter_context(open_transport(options.transport, identity, config=options.config, say=say))
         player = _player(options, stack, say)
         host = LiveHost(

@@ -18,20 +18,34 @@ from tercel.hosts.graph import Graph
 
 if TYPE_CHECKING:
     from offload.models import Hint, OffloadedModels
-    from perception.runtime import Network
+    from perception.runtime import Backend, Network
 
 T = TypeVar("T")
 _ANSWER_WITHIN_S = 5.0
 
 
-def load_networks(graph: Graph, given: Mapping[str, str], threads: int) -> dict[str, Network]:
-    """The networks of a graph, by name. given: files that the user named, as on the command line. Raises UserError."""
+def load_networks(
+    graph: Graph,
+    given: Mapping[str, str],
+    threads: int,
+    backend: Backend = "onnxruntime",
+    say: Callable[[str], None] = print,
+) -> dict[str, Network]:
+    """The networks of a graph, by name. given: files that the user named, as on the command line. Raises UserError.
+
+    say: hears which backend "auto" took.
+    """
     files = graph.model_files({name: Path(file) for name, file in given.items()})
     if not files:
         return {}
     from perception.runtime import load_network
 
-    return {name: load_network(path, threads=threads) for name, path in files.items()}
+    networks = {}
+    for name, path in files.items():
+        networks[name] = network = load_network(path, threads=threads, backend=backend, say=say)
+        if backend == "auto":
+            say(f"network {name}: {network.backend}, {network.threads} thread{'s' * (network.threads > 1)}")
+    return networks
 
 
 def open_models(
@@ -41,12 +55,13 @@ def open_models(
     offload: Path | None,
     stack: contextlib.ExitStack,
     say: Callable[[str], None],
+    backend: Backend = "onnxruntime",
 ) -> tuple[Models | None, Callable[[str, Message], None]]:
     """A graph's networks, on this board or, with an offload file, wherever its manager decides; None if it has none.
 
     Also an ear for all outputs: the manager weighs frames by the tracker's wish when to look next. Raises UserError.
     """
-    networks = load_networks(graph, given, threads)
+    networks = load_networks(graph, given, threads, backend, say)
     if offload is None:
         if not networks:
             return None, lambda _topic, _message: None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tercel.core.component import Models
 from tercel.core.errors import Rejected, UserError
@@ -21,6 +21,9 @@ from tercel.hosts.replay import replay
 from tercel.report.evaluate import evaluate
 from tercel.report.offloading import Offloading, offload_line
 from tercel.report.summary import peak_rss_mb, summarise, table
+
+if TYPE_CHECKING:
+    from perception.runtime import Backend
 
 # Small chunks, so that a killed replay has lost a second or two of results, not a minute.
 RESULT_CHUNK_BYTES = 1 << 16
@@ -45,6 +48,7 @@ class ReplayOptions:
     command: str
     offload: Path | None = None
     trace: str | None = None
+    backend: Backend = "onnxruntime"
 
 
 def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any) -> tuple[dict[str, Any], str]:
@@ -61,7 +65,7 @@ def run_replay(options: ReplayOptions, say: Callable[[str], None], progress: Any
     graph, reason = _choose_graph(options, recording)
     sources = bind(graph, recording, options.remap)
     say(f"graph: {graph.name} ({reason})")
-    models = _open_models(graph, options)
+    models = _open_models(graph, options, say)
     charge = _choose_charge(options, graph)
     offloading = _offload(graph, models, recording, options)
 
@@ -110,8 +114,8 @@ def _choose_graph(options: ReplayOptions, recording: Recording) -> tuple[Graph, 
     return load_graph(named.get(options.graph, Path(options.graph))), "as told"
 
 
-def _open_models(graph: Graph, options: ReplayOptions) -> Models | None:
-    networks = load_networks(graph, options.models, options.threads)
+def _open_models(graph: Graph, options: ReplayOptions, say: Callable[[str], None]) -> Models | None:
+    networks = load_networks(graph, options.models, options.threads, options.backend, say)
     if not networks:
         return None
     from perception.runtime import LocalModels
