@@ -88,13 +88,15 @@ def boxes_to_image(boxes: Boxes, mosaic: Mosaic, image_wh: tuple[int, int]) -> t
     A box belongs to the region that its middle lies in, and is clipped to it; one between the regions is dropped.
     """
     middles = (boxes.xyxy_px[:, None, :2] + boxes.xyxy_px[:, None, 2:]) / 2
-    inside = ((middles >= mosaic.cells_px[None, :, :2]) & (middles < mosaic.cells_px[None, :, 2:])).all(axis=2)
+    inside: Array = np.asarray(
+        ((middles >= mosaic.cells_px[None, :, :2]) & (middles < mosaic.cells_px[None, :, 2:])).all(axis=2)
+    )
     rows = np.flatnonzero(inside.any(axis=1))
     own = inside[rows].argmax(axis=1)
     boxes, cells, rects = boxes.take(rows), mosaic.cells_px[own], mosaic.rects_px[own]
-    near_low = boxes.xyxy_px[:, :2] < cells[:, :2] + _EDGE_PX
-    near_high = boxes.xyxy_px[:, 2:] > cells[:, 2:] - _EDGE_PX
-    cut = (near_low & (rects[:, :2] > 0)).any(axis=1) | (near_high & (rects[:, 2:] < np.array(image_wh))).any(axis=1)
+    low: Array = (boxes.xyxy_px[:, :2] < cells[:, :2] + _EDGE_PX) & (rects[:, :2] > 0)
+    high: Array = (boxes.xyxy_px[:, 2:] > cells[:, 2:] - _EDGE_PX) & (rects[:, 2:] < np.array(image_wh))
+    cut: Array = np.asarray((low | high).any(axis=1))
     clipped = np.clip(boxes.xyxy_px, np.tile(cells[:, :2], 2), np.tile(cells[:, 2:], 2))
     scale = (rects[:, 2:] - rects[:, :2]) / (cells[:, 2:] - cells[:, :2])
     xyxy = (clipped - np.tile(cells[:, :2], 2)) * np.tile(scale, 2) + np.tile(rects[:, :2], 2)

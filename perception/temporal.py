@@ -31,7 +31,7 @@ TILE_PX = 8
 _LEAST_NOISE = 0.35  # grey levels, of a tile: rounding alone makes 0.3
 _MOST_NOISE = 8.0
 _NOISE_GAIN = 0.1  # of a new frame in the moving average
-_TRIM_ROUNDS = 3
+_TRIM_ROUNDS = 2
 _SAME_BRIGHTNESS = 0.5  # grey levels, of the median tile
 _LEAST_LIT = 2.0  # grey levels, standard deviation of the tiles' means below which no gain can be fitted
 _SAMPLES = 6  # of the flow along each side of a box
@@ -82,17 +82,17 @@ def exposure(reference_means: Array, means: Array) -> tuple[float, float]:
     it from the offset, and (1, 0) where half of the tiles are as bright as before.
     """
     x, y = reference_means.ravel().astype(np.float64), means.ravel().astype(np.float64)
-    if np.median(np.abs(y - x)) < _SAME_BRIGHTNESS:
+    if _median(np.abs(y - x)) < _SAME_BRIGHTNESS:
         return 1.0, 0.0
-    gain, offset = 1.0, float(np.median(y - x))
+    gain, offset = 1.0, float(_median(y - x))
     for _ in range(_TRIM_ROUNDS):
         errors = np.abs(y - gain * x - offset)
-        near = errors <= np.median(errors)
+        near = errors <= _median(errors)
         u, v = x[near], y[near]
         mean_u, mean_v = float(u.mean()), float(v.mean())
         variance = float(((u - mean_u) ** 2).mean())
         if variance < _LEAST_LIT**2:
-            return 1.0, float(np.median(y - x))
+            return 1.0, float(_median(y - x))
         gain = min(max(float(((u - mean_u) * (v - mean_v)).mean()) / variance, 0.25), 4.0)
         offset = mean_v - gain * mean_u
     return gain, offset
@@ -100,26 +100,25 @@ def exposure(reference_means: Array, means: Array) -> tuple[float, float]:
 
 def image_noise(grey: Array) -> float:
     """Mean absolute difference of two images of one scene, in grey levels, as one image tells it."""
-    response = np.abs(cv2.filter2D(grey, cv2.CV_32F, _IMMERKAER))
-    flattest = float(np.quantile(tile_mean(response), 0.25)) * _IMMERKAER_SCALE
+    response = cv2.convertScaleAbs(cv2.filter2D(grey, cv2.CV_16S, _IMMERKAER)).astype(np.float32)
+    tiles = tile_mean(response).ravel()
+    flattest = float(np.partition(tiles, len(tiles) // 4)[len(tiles) // 4]) * _IMMERKAER_SCALE
     return min(max(flattest * 2**0.5, _LEAST_NOISE), _MOST_NOISE)
 
 
 class TileNoise:
     """The noise of each tile, in grey levels of mean absolute difference; see the module's docstring."""
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
-        self._noise: Array | None = None
+    def __init__(self) -> None:
+        self._noise = np.zeros((0, 0), np.float32)
 
-    def changed(self, differences: Array, image_noise: float) -> Array:
-        """Which tiles differ by more than `threshold` times their noise, (rows, columns) bool; learns from the others."""
-        if self._noise is None or self._noise.shape != differences.shape:
+    def changed(self, differences: Array, image_noise: float, threshold: float) -> Array:
+        """Which tiles differ by more than threshold times their noise, (rows, columns) bool; learns from the others."""
+        if self._noise.shape != differences.shape:
             self._noise = np.full(differences.shape, image_noise, np.float32)
         noise = np.clip(self._noise, 0.5 * image_noise, 2.0 * image_noise)
-        changed: Array = differences > self._threshold * noise
-        learned = noise + _NOISE_GAIN * (differences - noise)
-        self._noise = np.where(changed, noise, learned)
+        changed: Array = differences > threshold * noise
+        self._noise = np.where(changed, noise, noise + np.float32(_NOISE_GAIN) * (differences - noise))
         return changed
 
 
@@ -143,8 +142,10 @@ def detail(grey: Array) -> Array:
 
 def flow_to(reference_grey: Array, grey: Array) -> Array:
     """Where in the reference each pixel of the image comes from: (h, w, 2) float32, to be added to its place."""
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     search.setFinestScale(1)
+    search.setPatchStride(6)  # with the fewer steps half of the time, and the same boxes
+    search.setGradientDescentIterations(5)
     return np.asarray(search.calc(grey, reference_grey, None))  # type: ignore[call-overload]
 
 
@@ -169,11 +170,11 @@ def move_boxes(boxes_xyxy_px: Array, flow: Array, new_tiles: Array, scale_xy: tu
     y = np.broadcast_to((y1[:, None] + places * (y2 - y1)[:, None])[:, :, None], shape)
     step = -_at(flow, x, y)  # the flow is of places now, which are not yet known: two rounds of a fixed point
     step = -_at(flow, x + step[..., 0], y + step[..., 1])
-    shift = np.median(step.reshape(len(x1), -1, 2), axis=1)
+    shift = np.stack([_median(step[..., 0].reshape(len(x1), -1)), _median(step[..., 1].reshape(len(x1), -1))], axis=1)
     width, height = x2 - x1, y2 - y1
     half = _SAMPLES // 2
-    wider = np.median((step[:, :, half:, 0] - step[:, :, :half, 0]).reshape(len(x1), -1), axis=1) / (width / 2)
-    taller = np.median((step[:, half:, :, 1] - step[:, :half, :, 1]).reshape(len(x1), -1), axis=1) / (height / 2)
+    wider = _median((step[:, :, half:, 0] - step[:, :, :half, 0]).reshape(len(x1), -1)) / (width / 2)
+    taller = _median((step[:, half:, :, 1] - step[:, :half, :, 1]).reshape(len(x1), -1)) / (height / 2)
     growth = np.clip((wider * width + taller * height) / (width + height), -_MOST_GROWTH, _MOST_GROWTH)
     growth[np.minimum(width, height) < _LEAST_SAMPLE_BOX_PX] = 0.0
     half_size = np.stack([width, height], axis=1) * (0.5 + 0.5 * growth[:, None])
@@ -190,6 +191,13 @@ def overlap_with(boxes_xyxy_px: Array, others_xyxy_px: Array) -> Array:
     areas = [np.clip(b[:, 2:] - b[:, :2], 0.0, None).prod(axis=1) for b in (boxes_xyxy_px, others_xyxy_px)]
     union = areas[0] + areas[1] - shared
     result: Array = np.divide(shared, union, out=np.zeros_like(union, dtype=np.float64), where=union > 0)
+    return result
+
+
+def _median(values: Array) -> Array:
+    """The upper median of the last axis: a fifth of np.median's time for a few values."""
+    middle = values.shape[-1] // 2
+    result: Array = np.partition(values, middle, axis=-1)[..., middle]
     return result
 
 

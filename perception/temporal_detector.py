@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from perception import mosaic as mosaics
 from perception import temporal
+from perception.average_precision import iou_matrix
 from perception.boxes import Boxes
 from perception.camera_detector import CameraDetector, CameraDetectorConfig, DetectorModels
 from perception.images import bgr_from_image, place
@@ -50,13 +51,13 @@ class TemporalDetectorConfig(CameraDetectorConfig):
 
     regions_model: str = ""
     """The name of a smaller network of the same classes for parts of images; empty: no image is narrowed."""
-    max_interval_ms: float = 500.0
+    max_interval_ms: float = 600.0
     """A whole image is searched at least so often, by capture times."""
     threshold: float = 4.0
     """A tile has changed when it differs by so many times its noise."""
     max_moved: float = 0.25
     """Boxes may have moved so far since they were detected: 1 - intersection over union, mean by score, 0..1."""
-    max_new: float = 0.35
+    max_new: float = 0.2
     """Share of what has changed that motion may leave unexplained without another look at all of the image, 0..1."""
     context: float = 0.25
     """Regions grow by this share of their size on each side."""
@@ -115,9 +116,7 @@ class TemporalDetector(CameraDetector):
         super().__init__(config, models)
         self._regions: CameraDetector | None = None
         if self.config.regions_model:
-            names = [field.name for field in fields(CameraDetectorConfig)]
-            same = {name: getattr(self.config, name) for name in names}
-            self._regions = CameraDetector(CameraDetectorConfig(**{**same, "model": self.config.regions_model}), models)
+            self._regions = CameraDetector(self._regions_config(), models)
             if self._regions.spec.class_names != self.spec.class_names:
                 raise UserError(
                     f"{self.config.regions_model} knows other classes than {self.config.model}: take one net"
@@ -125,11 +124,10 @@ class TemporalDetector(CameraDetector):
         self.decision: Decision | None = None
         self._counts: Counter[str] = Counter()
         self._reference: _Reference | None = None
-        self._noise = temporal.TileNoise(self.config.threshold)
+        self._noise = temporal.TileNoise()
         self._rate_per_s = 0.0  # of the boxes' motion, as `moved`
-        self._first_wait_ms = self.config.max_interval_ms * _SHORTEST_WAIT
-        self._try_ns, self._next_wait_ms = -(2**63), self._first_wait_ms  # when the motion may be followed again
-        self._tracks: Tracks2D | None = None
+        self._try_ns: int | None = None  # when the motion may be followed again, after it could not be
+        self._wait = _SHORTEST_WAIT  # until then the next time, in max_interval_ms
 
     def counters(self) -> dict[str, int]:
         """Images, and how many of them were searched in full, in part and not at all, each with its reason."""
@@ -144,12 +142,12 @@ class TemporalDetector(CameraDetector):
         before, self._reference = self._reference, None
         if decision.kind == "skipped" and before is not None and held is not None:
             self._reference, boxes = before, held.boxes
-        elif decision.kind == "narrowed" and before is not None and held is not None and held.mosaic is not None:
-            boxes, origins = await self._search(bgr, held, held.mosaic, image)
+        elif before is not None and held is not None and held.mosaic is not None and self._regions is not None:
+            boxes, origins = await self._search(self._regions, held.mosaic, bgr, held, image)
             self._reference = _Reference(image.stamp_ns, before.full_ns, bgr.shape, small, boxes, origins)
         else:
             found = (await super().detect(replace(image, pixels=bgr, encoding="bgr8")))["detections"]
-            boxes = Boxes(found.boxes_xyxy_px, found.scores, found.labels)
+            boxes = _boxes(found)
             self._reference = _Reference(
                 image.stamp_ns, image.stamp_ns, bgr.shape, small, boxes, boxes.xyxy_px.astype(np.float64)
             )
@@ -161,10 +159,11 @@ class TemporalDetector(CameraDetector):
     def _decide(self, stamp_ns: int, shape: tuple[int, ...], small: temporal.Small) -> tuple[Decision, _Held | None]:
         config, reference = self.config, self._reference
         if reference is None:
-            return Decision("full", "first image"), None
+            return Decision("full", "nothing to compare with"), None
         if reference.shape != shape:
             return Decision("full", "another size"), None
         if stamp_ns <= reference.stamp_ns:
+            self._try_ns = None
             return Decision("full", "stamp went back"), None
         if stamp_ns - reference.full_ns >= config.max_interval_ms * 1e6:
             return Decision("full", "interval"), None
@@ -172,14 +171,14 @@ class TemporalDetector(CameraDetector):
         if self._rate_per_s * since_s > config.max_moved:
             self._rate_per_s *= _FORGET  # or one fast moment would forbid to ever look again
             return Decision("full", "motion expected"), None
-        if stamp_ns < self._try_ns:
+        if self._try_ns is not None and stamp_ns < self._try_ns:
             return Decision("full", "motion unclear"), None
         noise = temporal.image_noise(small.grey)
         light = temporal.exposure(reference.small.tile_means, small.tile_means)
         differences = temporal.differences(reference.small.grey, small.grey, *light)
-        changed = self._noise.changed(differences, noise)
+        changed = self._noise.changed(differences, noise, config.threshold)
         if not changed.any():
-            self._next_wait_ms = self._first_wait_ms
+            self._wait = _SHORTEST_WAIT
             return Decision("skipped", "no change"), _Held(reference.boxes, reference.origins_px)
         flow = temporal.flow_to(reference.small.grey, small.grey)
         left = temporal.differences(temporal.warped(reference.small.grey, flow), small.grey, *light)
@@ -196,16 +195,15 @@ class TemporalDetector(CameraDetector):
         facts = (float(changed.mean()), float(new.mean()), moved)
         if moved > config.max_moved:
             return Decision("full", "moved", *facts), None
-        packed = self._packed(new, held.boxes, reference.shape)
-        if packed is not None:
-            decision, held = Decision("narrowed", "new in part", *facts), held._replace(mosaic=packed)
-        elif facts[1] <= config.max_new * facts[0]:
+        if facts[1] <= config.max_new * facts[0]:
             decision = Decision("skipped", "motion followed", *facts)
+        elif (packed := self._packed(new, held.boxes, reference.shape)) is not None:
+            decision, held = Decision("narrowed", "new in part", *facts), held._replace(mosaic=packed)
         else:
-            self._try_ns = stamp_ns + round(self._next_wait_ms * 1e6)
-            self._next_wait_ms = min(2.0 * self._next_wait_ms, _LONGEST_WAIT * config.max_interval_ms)
+            self._try_ns = stamp_ns + round(self._wait * config.max_interval_ms * 1e6)
+            self._wait = min(2.0 * self._wait, _LONGEST_WAIT)
             return Decision("full", "much is new", *facts), None
-        self._next_wait_ms = self._first_wait_ms
+        self._wait = _SHORTEST_WAIT
         return decision, held
 
     def _moved(self, reference: _Reference, stamp_ns: int, flow: Array, new: Array) -> tuple[_Held, float]:
@@ -245,19 +243,25 @@ class TemporalDetector(CameraDetector):
         rects = mosaics.regions(new, known, image_wh, self.config.context)
         return mosaics.pack(rects, (part.input_width_px, part.input_height_px), scale_xy)
 
-    async def _search(self, bgr: Array, held: _Held, mosaic: mosaics.Mosaic, image: Image) -> tuple[Boxes, Array]:
+    async def _search(
+        self, regions: CameraDetector, mosaic: mosaics.Mosaic, bgr: Array, held: _Held, image: Image
+    ) -> tuple[Boxes, Array]:
         """The held boxes and those found in the mosaic, and where each of them was detected."""
-        assert self._regions is not None
-        part, image_wh = self._regions.spec, (bgr.shape[1], bgr.shape[0])
+        part, regions.config = regions.spec, self._regions_config()
         pixels = mosaics.paint(bgr, mosaic, (part.input_width_px, part.input_height_px), part.pad_value)
-        found = (await self._regions.detect(replace(image, pixels=pixels, encoding="bgr8")))["detections"]
-        fresh, cut = mosaics.boxes_to_image(Boxes(found.boxes_xyxy_px, found.scores, found.labels), mosaic, image_wh)
+        found = (await regions.detect(replace(image, pixels=pixels, encoding="bgr8")))["detections"]
+        fresh, cut = mosaics.boxes_to_image(_boxes(found), mosaic, (bgr.shape[1], bgr.shape[0]))
         kept, whole = mosaics.held_beside(held.boxes, fresh, cut, mosaic.rects_px)
         parts = held.boxes.take(kept), fresh.take(whole)
         boxes = Boxes(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
         origins = np.concatenate([held.origins_px[kept], parts[1].xyxy_px])
         order = np.argsort(-boxes.scores, kind="stable")
         return boxes.take(order), origins[order]
+
+    def _regions_config(self) -> CameraDetectorConfig:
+        """Of the detector for regions: the same as for whole images, live settings too, but for the network."""
+        same = {field.name: getattr(self.config, field.name) for field in fields(CameraDetectorConfig)}
+        return CameraDetectorConfig(**{**same, "model": self.config.regions_model})
 
     def _message(self, image: Image, boxes: Boxes) -> Detections2D:
         return Detections2D(
@@ -268,3 +272,64 @@ class TemporalDetector(CameraDetector):
             labels=boxes.labels,
             class_names=self.spec.class_names,
         )
+
+
+class TemporalDetectorByTracks(TemporalDetector):
+    """With the tracker's output fed back: tracks move the boxes that the images lost, and say where to look again."""
+
+    image = Input(Image)
+    tracks = Input(Tracks2D)
+
+    def __init__(self, config: TemporalDetectorConfig | None = None, models: DetectorModels | None = None) -> None:
+        super().__init__(config, models)
+        self._tracks: Tracks2D | None = None
+
+    @on(tracks)
+    def learn_tracks(self, tracks: Tracks2D) -> dict[str, Detections2D]:
+        """The newest tracks; those whose numbers are not finite are left out."""
+        finite = np.isfinite(tracks.boxes_xyxy_px).all(axis=1) & np.isfinite(tracks.velocities_px_per_s).all(axis=1)
+        self._tracks = _take(tracks, np.flatnonzero(finite))
+        return {}
+
+    @on(image)
+    async def detect(self, image: Image) -> dict[str, Detections2D]:
+        """As `TemporalDetector.detect`."""
+        return await super().detect(image)
+
+    def _by_tracks(self, boxes: Boxes, now: Array, found: Array, before_ns: int, now_ns: int) -> Array:
+        tracks = self._tracks
+        lost = np.flatnonzero(found < _TRUSTED)
+        if tracks is None or not len(lost) or not len(tracks.ids):
+            return now
+        then = tracks.boxes_xyxy_px + np.tile(tracks.velocities_px_per_s, 2) * ((before_ns - tracks.stamp_ns) * 1e-9)
+        overlaps = iou_matrix(boxes.xyxy_px[lost], then) * (boxes.labels[lost, None] == tracks.labels[None, :])
+        own, sure = overlaps.argmax(axis=1), overlaps.max(axis=1) >= _SAME_IOU
+        step = np.tile(tracks.velocities_px_per_s[own], 2) * ((now_ns - before_ns) * 1e-9)
+        moved: Array = now.copy()
+        moved[lost[sure]] = (boxes.xyxy_px[lost] + step)[sure]
+        return moved
+
+    def _hints(self) -> Array:
+        if self._tracks is None:
+            return super()._hints()
+        hints: Array = self._tracks.boxes_xyxy_px.astype(np.float64)
+        return hints
+
+
+def _boxes(found: Detections2D) -> Boxes:
+    return Boxes(found.boxes_xyxy_px, found.scores, found.labels)
+
+
+def _take(tracks: Tracks2D, rows: Array) -> Tracks2D:
+    """The tracks at these rows, with what is used of them here."""
+    return Tracks2D(
+        stamp_ns=tracks.stamp_ns,
+        frame_id=tracks.frame_id,
+        boxes_xyxy_px=tracks.boxes_xyxy_px[rows],
+        scores=tracks.scores[rows],
+        labels=tracks.labels[rows],
+        class_names=tracks.class_names,
+        ids=tracks.ids[rows],
+        velocities_px_per_s=tracks.velocities_px_per_s[rows],
+        ages_s=tracks.ages_s[rows],
+    )
