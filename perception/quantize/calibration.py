@@ -54,7 +54,7 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         while high >= self.limit or -low > self.limit:
             self._grow()
-        sample = values[:: -(-len(values) // SAMPLE)]
+        sample = values[:: -(-len(values) // SAMPLE)].astype(np.float64)
         bins = np.floor(sample * (BINS / (2.0 * self.limit))).astype(np.int64) + BINS // 2  # a power of two: exact
         self.counts += np.bincount(bins, minlength=BINS)
 
