@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def save(
     path: Path, student: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, spent_s: float
 ) -> None:
     """Write the whole state of a training, replacing the file at once."""
-    arrays = {"step": np.array(step), "spent_s": np.array(spent_s)}
+    arrays: dict[str, Any] = {"step": np.array(step), "spent_s": np.array(spent_s)}
     for kind, module in (("student", student), ("average", average)):
         arrays |= {f"{kind}/{name}": value.cpu().numpy() for name, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
