@@ -5,6 +5,7 @@ yolov5      YOLOv5, YOLOv7: rows of centre and size in input pixels, objectness,
 yolov8      YOLOv8, 9, 11, 12 and YOLO26's one-to-many head: columns of centre and size in input pixels, class
             probabilities. A class lies in one run of memory, and stays there: see boxes.above_by_class.
 end_to_end  YOLOv10, YOLO26, exports with suppression: x1 y1 x2 y2 score label; YOLOv7: image x1 y1 x2 y2 label score.
+            They are the best pairs of a cell and a class, so one box may come several times, with other labels.
 rtdetr      centre and size in 0..1 and class probabilities; of transformers, class logits and boxes apart.
 ssd         boxes, and scores whose first class is the background.
 detections  boxes, labels and scores apart, and perhaps how many of them count.
@@ -26,6 +27,8 @@ Array = NDArray[Any]
 
 MAX_SCORE = 1.01
 """A probability may exceed 1 by rounding, in float16 or INT8; a logit that was taken for one exceeds it by far."""
+MAX_UNIT = 8.0
+"""No box of an image reaches so far outside of it; one that was written in pixels does."""
 
 
 def decode_yolov5(spec: ModelSpec, outputs: Sequence[Array], threshold: float, multi_label: bool) -> Boxes:
@@ -48,7 +51,6 @@ def decode_yolov8(spec: ModelSpec, outputs: Sequence[Array], threshold: float, m
 
 def decode_end_to_end(spec: ModelSpec, outputs: Sequence[Array], threshold: float, multi_label: bool) -> Boxes:
     """(1, K, 6), (K, 6) or (K, 7)."""
-    del multi_label  # each box comes with its label
     shape = outputs[0].shape if len(outputs) == 1 else ()
     if len(shape) not in (2, 3) or shape[:-2] not in ((), (1,)) or shape[-1] not in (6, 7):
         raise Rejected("model output has the wrong shape")
@@ -57,6 +59,8 @@ def decode_end_to_end(spec: ModelSpec, outputs: Sequence[Array], threshold: floa
     if shape[-1] == 7:
         boxes, scores, labels = (rows[:, 1:5], rows[:, 6], rows[:, 5])
     picked = np.flatnonzero(scores >= threshold)
+    if not multi_label:
+        picked = picked[_best_of_equal(boxes[picked], scores[picked])]
     return _boxes(spec, boxes[picked], scores[picked], _labels(spec, labels[picked]), "xyxy_px")
 
 
@@ -82,7 +86,6 @@ def decode_ssd(spec: ModelSpec, outputs: Sequence[Array], threshold: float, mult
 
 def decode_detections(spec: ModelSpec, outputs: Sequence[Array], threshold: float, multi_label: bool) -> Boxes:
     """Boxes ([1,] K, 4), labels ([1,] K), scores ([1,] K), and perhaps how many of the first ones count."""
-    del multi_label  # each box comes with its label
     if len(outputs) not in (3, 4):
         raise Rejected("model output has the wrong shape")
     boxes, labels, scores = outputs[:3]
@@ -93,7 +96,16 @@ def decode_detections(spec: ModelSpec, outputs: Sequence[Array], threshold: floa
     count = int(np.clip(outputs[3].reshape(-1)[0], 0, scores.size)) if len(outputs) == 4 else scores.size
     boxes, labels, scores = boxes.reshape(-1, 4), labels.reshape(-1), scores.reshape(-1)
     picked = np.flatnonzero(scores[:count] >= threshold)
+    if not multi_label:
+        picked = picked[_best_of_equal(boxes[picked], scores[picked])]
     return _boxes(spec, boxes[picked], scores[picked], _labels(spec, labels[picked]), "xyxy_px")
+
+
+def _best_of_equal(boxes: Array, scores: Array) -> Array:
+    """Of boxes (N, 4) that are equal to the bit, the index of the one of highest score; in input order."""
+    order = np.argsort(-scores, kind="stable")
+    kept = np.unique(boxes[order], axis=0, return_index=True)[1] if len(order) else order
+    return np.sort(order[kept])
 
 
 def _one(outputs: Sequence[Array], depth: int, axis: int) -> Array:
@@ -123,5 +135,8 @@ def _labels(spec: ModelSpec, labels: Array) -> Array:
 def _boxes(spec: ModelSpec, boxes: Array, scores: Array, labels: Array, usual: BoxFormat) -> Boxes:
     if scores.max(initial=0.0) > MAX_SCORE:
         raise Rejected("model output has scores above 1")
-    xyxy = corners(boxes, spec.box_format or usual, spec.input_height_px, spec.input_width_px)
+    form = spec.box_format or usual
+    if form.endswith("unit") and np.abs(boxes).max(initial=0.0) > MAX_UNIT:
+        raise Rejected("model output has pixels where 0..1 is wanted")
+    xyxy = corners(boxes, form, spec.input_height_px, spec.input_width_px)
     return Boxes(xyxy, scores, labels)

@@ -39,13 +39,15 @@ def detector_spec(
     hints: Hints | None = None,
     head: HeadKind | None = None,
     output_order: tuple[int, ...] = (),
+    first_label: int | None = None,
     dtype: InputDtype = "float32",
     where: str = "model",
 ) -> ModelSpec:
     """The spec of a detector with these inputs and outputs.
 
     class_names default to those of the metadata (hints), then to COCO's where there are 80 classes, then to class_0,
-    class_1, ... head: the one it must be, as a model card says it, with its outputs in output_order.
+    class_1, ... head: the one it must be, as a model card says it, with its outputs in output_order. first_label: as in
+    ModelSpec, where it is not the head's usual one.
 
     Raises UserError, naming `where`, for an input that is not one colour image, for outputs of no known head or of
     several, and for a wrong number of class names.
@@ -60,6 +62,10 @@ def detector_spec(
     found = recognise(outs, size, hints, head, class_count, where)
     if output_order:
         found = found._replace(output_order=tuple(output_order[i] for i in found.output_order) or output_order)
+    if first_label is not None:
+        if found.kind == "ssd" and found.class_count is not None:  # a background is one column more than classes
+            found = found._replace(class_count=found.class_count + found.first_label - first_label)
+        found = found._replace(first_label=first_label)
     preparation = found.preparation or _PREPARATIONS[found.kind]
     if dtype == "uint8":
         preparation = preparation._replace(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

@@ -97,6 +97,8 @@ def recognise(
     fitting = [
         head for recogniser in _RECOGNISERS.values() if (head := recogniser(Seen(outs, size, hints))) is not None
     ]
+    if hints.end_to_end:  # of a small input, as many finished boxes as cells
+        fitting = [head for head in fitting if head.kind == "end_to_end"] or fitting
     if len(fitting) > 1 and class_count is not None:
         fitting = [head for head in fitting if head.class_count in (None, class_count)] or fitting
     if len(fitting) == 1:
@@ -128,11 +130,9 @@ def _yolov5(seen: Seen) -> Head | None:
     if len(decoded) != 1 or any(len(out.shape) != 5 for i, out in enumerate(seen.outs) if i != decoded[0]):
         return None
     shape = seen.outs[decoded[0]].shape
-    if (
-        shape[0] != 1
-        or shape[2] <= 5
-        or not (seen.hints is None or shape[1] in _yolo_rows(seen.size, ANCHORS_PER_CELL))
-    ):
+    if shape[0] != 1 or shape[2] <= 5:
+        return None
+    if seen.hints is not None and shape[1] not in _yolo_rows(seen.size, ANCHORS_PER_CELL):
         return None
     return Head("yolov5", shape[2] - 5, (decoded[0],))
 
@@ -147,16 +147,18 @@ def _yolov8(seen: Seen) -> Head | None:
 def _end_to_end(seen: Seen) -> Head | None:
     """Rows of 6 (box, score, label), or of 7 (image, box, label, score) as YOLOv7 writes them for onnxruntime."""
     shape = _only(seen.outs)
-    if (
-        len(shape) not in (2, 3)
-        or (len(shape) == 3 and shape[0] != 1)
-        or not (shape[-1] == 6 or (shape[-1] == 7 and len(shape) == 2))
-    ):
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    elif shape[1:] == (7,):
+        return Head("end_to_end", None)
+    if len(shape) != 2 or shape[1] != 6:
         return None
-    if seen.hints is not None and (seen.hints.rtdetr or shape[-2] > MAX_FINISHED_BOXES):
+    if seen.hints is not None and seen.hints.rtdetr_rows:
+        return Head("end_to_end", None, box_format="cxcywh_unit", preparation=Preparation("stretch"))
+    if seen.hints is not None and (seen.hints.rtdetr or shape[0] > MAX_FINISHED_BOXES):
         return None
     grids = (*_yolo_rows(seen.size, 1), *_yolo_rows(seen.size, ANCHORS_PER_CELL))
-    if seen.hints is not None and not seen.hints.end_to_end and shape[-2] != RTDETR_QUERIES and shape[-2] in grids:
+    if seen.hints is not None and not seen.hints.end_to_end and shape[0] != RTDETR_QUERIES and shape[0] in grids:
         return None  # a grid of a one-class model: nobody asks for just so many finished boxes
     return Head("end_to_end", None)
 
@@ -166,6 +168,8 @@ def _rtdetr(seen: Seen) -> Head | None:
     if len(seen.outs) == 1:
         shape = seen.outs[0].shape
         if len(shape) != 3 or shape[0] != 1 or shape[2] <= 4:
+            return None
+        if seen.hints is not None and seen.hints.rtdetr_rows and shape[2] == 6:
             return None
         vouched = seen.hints is None or seen.hints.rtdetr
         if vouched or (shape[1] == RTDETR_QUERIES and shape[2] != 6 and not (seen.hints and seen.hints.end_to_end)):
@@ -221,11 +225,11 @@ def _ssd(seen: Seen) -> Head | None:
     pair = _boxes_and_scores(seen.outs)
     if pair is None or seen.outs[pair[1]].shape[2] < 2:
         return None
-    named = any(word in seen.outs[pair[1]].name for word in ("score", "conf"))
-    if seen.hints is not None and (
-        "logits" in seen.outs[pair[1]].name or not (named or seen.outs[pair[0]].shape[1] > MAX_FINISHED_BOXES)
-    ):
-        return None  # without names, the fewer rows of a transformer look the same
+    name, rows = seen.outs[pair[1]].name, seen.outs[pair[0]].shape[1]
+    if seen.hints is not None and ("logits" in name or rows in _yolo_rows(seen.size, 1)):
+        return None  # of a transformer; of an anchor-free head without background, such as YOLO-NAS
+    if seen.hints is not None and rows <= MAX_FINISHED_BOXES and not any(word in name for word in ("score", "conf")):
+        return None  # without names, a transformer's outputs look the same
     return Head("ssd", seen.outs[pair[1]].shape[2] - 1, pair, "xyxy_unit", first_label=1)
 
 

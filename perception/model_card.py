@@ -144,8 +144,8 @@ def write_card(path: Path, card: ModelCard) -> None:
 def card_of(spec: ModelSpec, **facts: Any) -> ModelCard:
     """A card that makes a model with such outputs a detector of this spec. facts: further entries, as sha256."""
     size = (spec.input_height_px, spec.input_width_px)
-    same = {key: getattr(spec, key) for key in ("head", *_OVERRIDES) if key != "layout"}
-    return ModelCard(**same | {"input_size": size, "layout": spec.layout, "classes": spec.class_names} | facts)
+    same = {key: getattr(spec, key) for key in ("head", "first_label", *_OVERRIDES)}
+    return ModelCard(**same | {"input_size": size, "classes": spec.class_names} | facts)
 
 
 def network_spec(network: NetworkFacts) -> ModelSpec:
@@ -167,6 +167,7 @@ def network_spec(network: NetworkFacts) -> ModelSpec:
         hints=hints_from_metadata(network.metadata, str(network.path)),
         head=card.head,
         output_order=_output_order(card, network, where),
+        first_label=card.first_label,
         dtype=dtype,
         where=where if card.head or card.classes else str(network.path),
     )
@@ -176,7 +177,7 @@ def network_spec(network: NetworkFacts) -> ModelSpec:
         raise UserError(f"{where}: {error}") from None
 
 
-_OVERRIDES = ("layout", "fit", "pad_value", "colour", "mean", "std", "box_format", "first_label")
+_OVERRIDES = ("layout", "fit", "pad_value", "colour", "mean", "std", "box_format")
 
 
 def _check_against(card: ModelCard, network: NetworkFacts, where: str) -> None:
@@ -258,6 +259,12 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _zero_or_one(value: Any) -> int:
+    if type(value) is not int or value not in (0, 1):
+        raise ValueError(f"{str(value)[:40]!r} is neither 0 nor 1")
+    return value
+
+
 def _size(value: Any) -> tuple[int, int]:
     if not isinstance(value, list) or len(value) != 2 or any(type(side) is not int or side < 1 for side in value):
         raise ValueError(f"{str(value)[:40]!r} is not [height, width] in pixels")
@@ -317,7 +324,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "classes": _classes,
     "outputs": _names,
     "box_format": _word_of(BoxFormat),
-    "first_label": _integer,
+    "first_label": _zero_or_one,
     "licence": _text,
     "sha256": _sha256,
     "source": _anything,

@@ -1,7 +1,8 @@
 """What an exporter wrote into an ONNX file's metadata about a detector: class names, task, kind.
 
 Read are `names` (a Python or JSON list or mapping, as the ultralytics exporters write it), `class_names` (separated by
-commas, as Tercel's own exporter writes it), `task`, `end2end` and `description`. The text comes from a file that
+commas, as Tercel's own exporter writes it), `task`, `end2end`, `head` and
+`description`. The text comes from a file that
 anybody may have made: it is bounded, and taken apart by a grammar of quoted strings alone.
 """
 
@@ -25,12 +26,17 @@ _ITEM = re.compile(
 
 
 class Hints(NamedTuple):
-    """class_names: None where the file says nothing. task: of ultralytics ("detect", "segment", ...), or ""."""
+    """class_names: None where the file says nothing. task: of ultralytics ("detect", "segment", ...), or "".
+
+    rtdetr: whether the file is an RT-DETR of ultralytics'; rtdetr_rows: whether it is one of the later ones, which give
+    rows of box, score and label, where the earlier ones gave boxes and the scores of all classes.
+    """
 
     class_names: tuple[str, ...] | None = None
     task: str = ""
     end_to_end: bool = False
     rtdetr: bool = False
+    rtdetr_rows: bool = False
 
 
 def hints_from_metadata(metadata: Mapping[str, str], where: str) -> Hints:
@@ -43,11 +49,13 @@ def hints_from_metadata(metadata: Mapping[str, str], where: str) -> Hints:
     if names is not None and not (names and all(names) and len(names) <= MAX_CLASSES):
         raise UserError(f"{where}: the class names in its metadata cannot be read; give `classes` in a model card")
     description = metadata.get("description", "")[:1000].lower()
+    rows = metadata.get("head", "") == "RTDETRDecoder"  # the key came with the rows
     return Hints(
         names,
         metadata.get("task", "")[:100].strip().lower(),
         metadata.get("end2end", "").strip().lower() == "true",
-        "rtdetr" in description or "rt-detr" in description,
+        rows or "rtdetr" in description or "rt-detr" in description,
+        rows,
     )
 
 

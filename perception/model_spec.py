@@ -8,6 +8,7 @@ its authors trained with, which a model card (perception/model_card.py) override
     yolov5          (1, 3 N, 5 + C) also YOLOv7                        RGB / 255                          centred, 114
     yolov8          (1, 4 + C, N) also YOLO11 and their like           RGB / 255                          centred, 114
     end_to_end      (1, K, 6) YOLOv10, YOLO26, exports with NMS        RGB / 255                          centred, 114
+                    the same of ultralytics' later RT-DETR             RGB / 255                          stretched
     rtdetr          (1, K, 4 + C), or (1, K, C) and (1, K, 4)          RGB / 255                          stretched
     nanodet         3 x (N_s, C) and 3 x (N_s, 32), [1, ...] too       BGR minus mean, over deviation     centred, 0
     nanodet_plus    (1, N, C + 32), N cells at strides 8 16 32 64      the same                           stretched
