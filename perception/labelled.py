@@ -117,6 +117,9 @@ def load_yolo_folder(
     files = tuple(
         LabelledFile(image, name, read_yolo_labels(labels, len(names), problems)) for image, labels, name in pairs
     )
+    bare = sum(labels is None for _, labels, _ in pairs)
+    if bare:
+        problems.append(f"{bare} of {len(pairs)} images have no label file: they are taken to show nothing")
     return LabelledFolder(folder.resolve().name, names, files, problems).part(split)
 
 

@@ -18,13 +18,17 @@ DATASET_SPLITS: Mapping[str, Mapping[Split, tuple[str, ...]]] = {
     "img_coco256": {"train": ("images/train2017/*",), "evaluate": ("images/val2017/*",)},
     "img_aerial_cars": {
         "train": ("MOS*", "DJI_0005*", "DJI-00760*"),
-        "evaluate": ("MunichStreet02*", "DJI_0762*", "DJI_0012*", "DJI_0013*", "DJI_0020*", "DJI_0028*"),
+        "evaluate": ("MunichStreet02*", "DJI_0762*", "DJI_0012*", "DJI_0020*", "DJI_0028*"),
     },
     "kitti_object_3frames": {"train": (), "evaluate": ("*",)},
     "kitti_drive0052_camlidar": {"train": (), "evaluate": ("*",)},
     "rgbd_7scenes": {"train": (), "evaluate": ("*",)},
 }
-"""Patterns of the images' paths in the data set's folder, with forward slashes."""
+"""Patterns of the images' paths in the data set's folder, with forward slashes.
+
+DJI_0013 of img_aerial_cars is in neither split: it shows the crossing of DJI_0005 from the same place (240 of its
+points match under one homography; no other pair of a training and an evaluation flight has 20).
+"""
 
 WORLD_SEEDS: Mapping[Split, range] = {"train": range(1000, 2000), "evaluate": range(100)}
 """Seeds of simulated worlds (`tercel world NAME --seed S`), whatever the world's name."""

@@ -27,6 +27,7 @@ from tercel.terminal import require_writable
 Array = NDArray[Any]
 Progress = Callable[[float], None]
 
+MAX_ROWS = 15
 MAX_SHOWN = 200
 MAX_SHOWN_BYTES = 24 << 20
 """Of the pictures in the page; the folder has them all."""
@@ -108,7 +109,10 @@ class DetectRun:
     def table(self) -> str:
         """For a terminal."""
         summary = self.summary()
-        lines = [f"{name:<24}{count:>8}" for name, count in summary["classes"].items()]
+        rows = list(summary["classes"].items())
+        lines = [f"{name:<24}{count:>8}" for name, count in rows[:MAX_ROWS]]
+        if rest := rows[MAX_ROWS:]:
+            lines.append(f"{f'{len(rest)} more classes':<24}{sum(count for _, count in rest):>8}")
         with_boxes = sum(len(seen.found.labels) > 0 for seen in self.seen)
         ms = summary["latency_ms_p50"]
         lines.append(
