@@ -11,6 +11,7 @@ detectors.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def open_onnxruntime(
 
     providers: None is the CPU alone; the CPU always comes last. cache_dir: where TensorRT keeps its engines; None: it
     builds them anew. quantized=False computes the layers of a quantized file in float32, between the same roundings.
-    Raises UserError for a file that cannot be loaded and a provider that this onnxruntime lacks.
+    Raises UserError for a file that cannot be loaded and a provider that this onnxruntime lacks or cannot start.
     """
     import onnxruntime as ort  # here and not above: it takes 0.1 s, which a host without networks saves
 
@@ -88,11 +89,15 @@ def open_onnxruntime(
         for name, side in overrides.items():
             options.add_free_dimension_override_by_name(name, side)
         try:
-            return ort.InferenceSession(str(path), options, providers=asked)
+            session = ort.InferenceSession(str(path), options, providers=asked)
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise UserError(
                 f"{path}: not a model that onnxruntime can load ({_reason(error)}); export or download it again"
             ) from None
+        for provider, _options in asked:
+            if provider not in session.get_providers():  # without its libraries it is left out, and only logged
+                raise UserError(f"{path}: {provider} does not start here; install its libraries, or leave it out")
+        return session
 
     session = session_of({})
     file = _described(path, session)
@@ -127,18 +132,20 @@ def checked_providers(providers: Sequence[str] | None, available: Sequence[str])
 
 def with_options(providers: Sequence[str], cache_dir: Path | None) -> list[tuple[str, dict[str, str]]]:
     """Providers with the options that they are asked for with: full float32, and TensorRT's engines kept in a folder
-    of their own (building one takes minutes on a Jetson)."""
+    of their own, which is made (building an engine takes minutes on a Jetson)."""
     options: dict[str, dict[str, str]] = {provider: {} for provider in providers}
     if "CUDAExecutionProvider" in options:
         options["CUDAExecutionProvider"] = {"use_tf32": "0"}
     if "TensorrtExecutionProvider" in options and cache_dir is not None:
-        folder = str(cache_dir / "tensorrt")
-        options["TensorrtExecutionProvider"] = {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": folder,
-        }
+        folder = cache_dir / "tensorrt"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            options["TensorrtExecutionProvider"] = {
+                "trt_engine_cache_enable": "1",
+                "trt_engine_cache_path": str(folder),
+                "trt_timing_cache_enable": "1",
+                "trt_timing_cache_path": str(folder),
+            }
     return list(options.items())
 
 

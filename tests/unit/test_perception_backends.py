@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
@@ -131,6 +132,39 @@ def test_nan_and_infinite_outputs_are_handed_on_as_they_are(tmp_path: Path, back
     )
     (output,) = network.run(np.array([[-1, 0, 1]], np.float32))
     assert np.array_equal(output, [[np.nan, -np.inf, 0]], equal_nan=True)
+
+
+def quantized(path: Path) -> Path:
+    """Two convolutions between roundings to 8 bits: unsigned activations, signed weights."""
+    rng = np.random.default_rng(0)
+
+    def constant(name: str, values: Any) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.asarray(values), name)
+
+    weights = [
+        constant("step", np.float32(1 / 16)),
+        constant("weight_step", np.float32(1 / 128)),
+        constant("middle", np.uint8(100)),
+        constant("zero", np.int8(0)),
+        constant("w1", rng.integers(-60, 61, (8, 3, 3, 3)).astype(np.int8)),
+        constant("w2", rng.integers(-60, 61, (4, 8, 1, 1)).astype(np.int8)),
+    ]
+    nodes = []
+    for number, source in ((1, "x"), (2, "c1")):
+        nodes += [
+            helper.make_node("QuantizeLinear", [source, "step", "middle"], [f"q{number}"]),
+            helper.make_node("DequantizeLinear", [f"q{number}", "step", "middle"], [f"d{number}"]),
+            helper.make_node("DequantizeLinear", [f"w{number}", "weight_step", "zero"], [f"v{number}"]),
+            helper.make_node("Conv", [f"d{number}", f"v{number}"], [f"c{number}"]),
+        ]
+    return saved(path, nodes, sides=[1, 3, 16, 16], outputs=("c2",), weights=tuple(weights))
+
+
+def test_the_layers_of_a_quantized_network_are_compared_with_themselves_in_float(tmp_path: Path) -> None:
+    path = quantized(tmp_path / "m.onnx")
+    load_network(path, backend="auto", cache_dir=tmp_path, say=pytest.fail)
+    (entry,) = json.loads((tmp_path / "backends.json").read_text()).values()
+    assert set(entry["median_ms"]) == {"onnxruntime x1", "openvino x1"}, "both agree with the reference"
 
 
 # --- answers of their own -------------------------------------------------------------------------------------------
@@ -389,7 +423,23 @@ def test_tensorrt_keeps_its_engines_and_timings_in_the_folder_and_cuda_counts_in
     }
     assert asked["CUDAExecutionProvider"] == {"use_tf32": "0"}
     assert asked["XnnpackExecutionProvider"] == asked[CPU] == {}
+    assert (tmp_path / "tensorrt").is_dir()
     assert dict(with_options(PREFERRED_PROVIDERS, None))["TensorrtExecutionProvider"] == {}
+    (tmp_path / "file").write_text("")
+    assert dict(with_options(PREFERRED_PROVIDERS, tmp_path / "file"))["TensorrtExecutionProvider"] == {}
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_does_not_start_is_not_silently_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", CPU])
+    path = relu(tmp_path / "m.onnx", [1, 4])
+    assert "CUDAExecutionProvider does not start here" in refused(
+        path, "onnxruntime", providers=["CUDAExecutionProvider"]
+    )
+    network = load_network(path, backend="auto", cache_dir=tmp_path, say=pytest.fail)
+    assert network.output_shapes == ((1, 4),), "the candidate with CUDA drops out"
 
 
 def test_openvino_is_asked_for_one_stream_of_float32_and_no_files(
