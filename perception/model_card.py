@@ -128,9 +128,7 @@ def write_card(path: Path, card: ModelCard) -> None:
     """Write a card, which read_card gives back equal. Raises UserError if the file cannot be written."""
     from ruamel.yaml import YAML
 
-    yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None  # lists of plain values in one line
-    yaml.sort_base_mapping_type_on_output = False
+    yaml = YAML(typ="rt", pure=True)
     yaml.width = 120
     pairs = {field.name: getattr(card, field.name) for field in fields(card)}
     pairs["classes"] = next((word for word, names in CLASS_LISTS.items() if names == card.classes), card.classes)
@@ -233,10 +231,16 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as the lists that YAML knows, all the way down."""
+    """Tuples as the lists that YAML knows, all the way down, each in one line."""
+    from ruamel.yaml.comments import CommentedSeq
+
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value.item() if isinstance(value, np.generic) else value
+    line = CommentedSeq(_plain(one) for one in value)
+    line.fa.set_flow_style()
+    return line
 
 
 # --- what an entry may be; ValueError says what is wanted ---
