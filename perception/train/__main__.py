@@ -8,11 +8,13 @@ command goes on from DIR/checkpoint.npz.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from perception.classes import TERCEL_CLASSES, tercel_from_coco
+from perception.train.losses import Batch
 from perception.train.run import Settings, train, with_budget
 from perception.train.samples import Source, load_pictures
 from perception.train.stream import batches
@@ -58,11 +60,19 @@ def main() -> int:
     found = sources(options.data, options.work)
     for source in found:
         print(f"{source.name}: {len(source.pictures)} pictures, {sum(len(p.labels) for p in source.pictures)} boxes")
-    stream = batches(
-        found, side_px=settings.side_px, size=settings.batch, new=settings.new_in_batch, pool=settings.pool,
-        seed=settings.seed, teacher=options.data / "models" / "yolox_nano_416.onnx",
-    )  # fmt: skip
-    train(settings, stream, options.work)
+
+    def stream_of(side_px: int) -> Iterator[Batch]:
+        return batches(
+            found,
+            side_px=side_px,
+            size=settings.batch,
+            new=settings.new_in_batch,
+            pool=settings.pool,
+            seed=settings.seed + side_px,
+            teacher=options.data / "models" / "yolox_nano_416.onnx",
+        )
+
+    train(settings, stream_of, options.work)
     return 0
 
 

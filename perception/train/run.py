@@ -28,13 +28,18 @@ AVERAGE = 0.9995
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. The budget is wall time in minutes; learning rate and weight decay are AdamW's."""
+    """How to train. The budget is wall time in minutes; learning rate and weight decay are AdamW's.
+
+    For the early share of the budget pictures are smaller, which makes more steps of the same time.
+    """
 
     shape: Shape = field(default_factory=Shape)
     class_count: int = 6
     side_px: int = 320
-    batch: int = 16
-    new_in_batch: int = 5
+    early_side_px: int = 256
+    early_share: float = 0.6
+    batch: int = 8
+    new_in_batch: int = 2
     pool: int = 3000
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -42,6 +47,10 @@ class Settings:
     budget_min: float = 60.0
     seed: int = 0
     threads: int = 1
+
+    def side_at(self, progress: float) -> int:
+        """The pictures' side in pixels after this share of the budget."""
+        return self.early_side_px if progress < self.early_share else self.side_px
 
 
 class Student(nn.Module):
@@ -65,7 +74,7 @@ class Student(nn.Module):
 
 def train(
     settings: Settings,
-    stream: Iterator[Batch],
+    stream_of: Callable[[int], Iterator[Batch]],
     folder: Path,
     *,
     report: Callable[[str], None] = print,
@@ -73,6 +82,8 @@ def train(
     every_min: float = 5.0,
 ) -> TercelNano:
     """Train until the budget is spent and return the averaged network. Goes on from folder/checkpoint.npz if there.
+
+    stream_of gives endless batches of pictures of a side in pixels.
 
     examine is asked for a line about the averaged network whenever a checkpoint is written; it does not steer anything.
     """
@@ -90,7 +101,12 @@ def train(
     budget_s = settings.budget_min * 60.0
     began = saved = time.monotonic()
     losses: list[float] = []
+    side_px = 0
+    stream: Iterator[Batch] = iter(())
     while (progress := (spent_s + time.monotonic() - began) / budget_s) < 1.0:
+        if side_px != settings.side_at(progress):
+            side_px = settings.side_at(progress)
+            stream = stream_of(side_px)
         batch = Batch(*(part.to(device) for part in next(stream)))
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * schedule(progress, step)
@@ -103,8 +119,8 @@ def train(
         step += 1
         update_average(average, student, min(AVERAGE, (1 + step) / (20 + step)))
         losses.append(float(loss.detach()))
-        if step % 50 == 0:
-            report(f"step {step}  {100 * progress:5.1f} %  loss {np.mean(losses[-50:]):.3f}")
+        if step % 100 == 0:
+            report(f"step {step}  {100 * progress:5.1f} %  loss {np.mean(losses[-100:]):.3f}")
         if time.monotonic() - saved > every_min * 60.0:
             saved = time.monotonic()
             save(folder / "checkpoint.npz", student, average, optimizer, step, spent_s + saved - began)

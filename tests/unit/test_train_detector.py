@@ -169,10 +169,10 @@ def endless(rng: np.random.Generator):
 
 
 def test_training_goes_on_from_its_checkpoint_and_does_nothing_when_its_budget_is_spent(tmp_path: Path) -> None:
-    plan = Settings(shape=TINY, side_px=64, batch=2, budget_min=0.03)
+    plan = Settings(shape=TINY, side_px=64, early_side_px=64, batch=2, budget_min=0.03)
     lines: list[str] = []
-    first = train(plan, endless(np.random.default_rng(0)), tmp_path, report=lines.append)
-    again = train(plan, endless(np.random.default_rng(0)), tmp_path, report=lines.append)
+    first = train(plan, lambda side_px: endless(np.random.default_rng(side_px)), tmp_path, report=lines.append)
+    again = train(plan, lambda side_px: endless(np.random.default_rng(side_px)), tmp_path, report=lines.append)
     read = weights_of(tmp_path / "checkpoint.npz", plan)
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
