@@ -78,7 +78,7 @@ def open_onnxruntime(
 
     asked = with_options(checked_providers(providers, ort.get_available_providers()), cache_dir)
 
-    def session_of(overrides: dict[str, int]) -> Any:
+    def opened(overrides: dict[str, int]) -> tuple[Any, NetworkFile]:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -89,7 +89,9 @@ def open_onnxruntime(
         for name, side in overrides.items():
             options.add_free_dimension_override_by_name(name, side)
         try:
-            session = ort.InferenceSession(str(path), options, providers=asked)
+            # No fallback: it would print, and run with other providers than were asked for.
+            session = ort.InferenceSession(str(path), options, providers=asked, enable_fallback=0)
+            file = _described(path, session)
         except Exception as error:  # onnxruntime's errors share no base class of their own
             raise UserError(
                 f"{path}: not a model that onnxruntime can load ({_reason(error)}); export or download it again"
@@ -97,15 +99,13 @@ def open_onnxruntime(
         for provider, _options in asked:
             if provider not in session.get_providers():  # without its libraries it is left out, and only logged
                 raise UserError(f"{path}: {provider} does not start here; install its libraries, or leave it out")
-        return session
+        return session, file
 
-    session = session_of({})
-    file = _described(path, session)
+    session, file = opened({})
     tensor = check(file)
     free = {side: size for side, size in zip(file.inputs[0].sides, tensor.shape, strict=True) if isinstance(side, str)}
     if free:  # once more, so that the fixed sizes reach the optimiser; a file of fixed sizes is loaded once
-        session = session_of(free)
-        file = _described(path, session)
+        session, file = opened(free)
         tensor = check(file)
     return OrtSession(session, tensor.name), file, tensor
 
@@ -167,4 +167,4 @@ def _reason(error: Exception) -> str:
     for pattern, words in _REASONS:
         if found := re.search(pattern, text, re.IGNORECASE):
             return words.format(*(part.rpartition("/")[2][:60] for part in found.groups()))
-    return one_line(error)
+    return one_line(re.sub(r"^.*?Load model from .*? failed: ?", "", text))

@@ -35,6 +35,11 @@ _REASONS: tuple[tuple[str, str], ...] = (
     (r"externally stored data in file \(([^,)]+)", "its weights file {0} is missing"),
 )
 
+_PLACES = re.compile(
+    r"(Exception from|Check '.*?' failed at) \S+:\d+: ?|FrontEnd API failed with \w+: ?|Loading input model "
+)
+"""What OpenVINO says of its own source code before it says what is wrong."""
+
 
 class OpenvinoSession:
     """A compiled model of one input. One run at a time: runs of other threads wait.
@@ -78,18 +83,19 @@ def open_openvino(
     Raises UserError for a file that cannot be loaded, and if OpenVINO is not installed.
     """
     openvino = require("openvino", extra="openvino")
-    core = openvino.Core()
     try:
-        model = core.read_model(str(path))
+        # Not Core.read_model: it tries the readers of TensorFlow and others on a file that is no ONNX.
+        reader = openvino.frontend.FrontEndManager().load_by_framework("onnx")
+        model = reader.convert(reader.load(str(path)))
+        file = _described(path, model)
     except Exception as error:  # RuntimeError, and whatever a front end raises
         raise _load_error(path, error) from None
-    file = _described(path, model)
     tensor = check(file)
     try:
         model.reshape({model.inputs[0]: list(tensor.shape)})
         for output in model.outputs:
             check_bounded(path, _name(output), _sides(output))
-        compiled = core.compile_model(model, "CPU", settings(threads))
+        compiled = openvino.Core().compile_model(model, "CPU", settings(threads))
         return OpenvinoSession(openvino, compiled), file, tensor
     except (RuntimeError, TypeError, ValueError) as error:
         raise _load_error(path, error) from None
@@ -130,8 +136,8 @@ def _sides(port: Any) -> tuple[int | None, ...]:
 
 
 def _load_error(path: Path, error: Exception) -> UserError:
-    text = " ".join(str(error).split())
-    reason = one_line(error)
+    text = _PLACES.sub("", " ".join(str(error).split()))
+    reason = one_line(text)
     for pattern, words in _REASONS:
         if found := re.search(pattern, text):
             reason = words.format(*(re.sub(r"-\d+(?=,|$)", "", part)[:120] for part in found.groups()))

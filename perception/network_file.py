@@ -125,9 +125,9 @@ def check_bounded(path: Path, name: str, sides: Sequence[Any]) -> None:
         raise UserError(f"{path}: tensor {name!r} of shape {tuple(sides)} is too large; export a smaller model")
 
 
-def one_line(error: BaseException, length: int = 120) -> str:
+def one_line(text: str, length: int = 120) -> str:
     """An error of a library's, which may run over many lines, as a few words."""
-    return " ".join(str(error).split()).rsplit(" : ", 1)[-1][:length]
+    return " ".join(text.split()).rsplit(" : ", 1)[-1].strip(" .;:")[:length]
 
 
 def _image_axes(sides: Sequence[Any]) -> tuple[int, int]:

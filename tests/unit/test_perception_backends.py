@@ -285,6 +285,28 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, shared_data: Path,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_with_wrong_bytes_runs_or_is_refused_in_one_line_and_nothing_is_printed(
+    tmp_path: Path, backend: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = quantized(tmp_path / "whole.onnx").read_bytes()
+    rng, refusals = np.random.default_rng(0), 0
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            data[place] = rng.integers(0, 256)
+        path = tmp_path / "m.onnx"
+        path.write_bytes(data)
+        try:
+            load_network(path, backend=backend)
+        except UserError as error:
+            refusals += 1
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+    assert refusals > 10
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_unknown_operators_are_named(tmp_path: Path, backend: Any) -> None:
     plain = saved(tmp_path / "a.onnx", [helper.make_node("NoSuchOperator", ["x"], ["y"])], sides=[1, 4])
     assert "has no operator NoSuchOperator" in refused(plain, backend)
