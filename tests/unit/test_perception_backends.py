@@ -333,6 +333,25 @@ def test_missing_weights_are_named(tmp_path: Path, backend: Any) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("place", ["../secret.bin", "{folder}/secret.bin"])
+def test_weights_outside_of_the_models_folder_are_not_read(tmp_path: Path, backend: Any, place: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(bytes(16))
+    (tmp_path / "models").mkdir()
+    weights = numpy_helper.from_array(np.ones((1, 4), np.float32), "w")
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    path = saved(tmp_path / "models" / "m.onnx", [node], sides=[1, 4], weights=(weights,))
+    model = onnx.load(path)
+    (tensor,) = model.graph.initializer
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", place.format(folder=tmp_path)), ("offset", "0"), ("length", "16")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    path.write_bytes(model.SerializeToString())
+    assert "not a model that" in refused(path, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_several_inputs_and_tensors_without_measure_are_refused(tmp_path: Path, backend: Any) -> None:
     two = [onnx_files.value_info(name, (2,)) for name in "xz"]
     path = tmp_path / "m.onnx"
