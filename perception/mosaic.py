@@ -103,18 +103,20 @@ def boxes_to_image(boxes: Boxes, mosaic: Mosaic, image_wh: tuple[int, int]) -> t
     return boxes._replace(xyxy_px=xyxy.astype(np.float32)), cut
 
 
-def held_beside(held: Boxes, fresh: Boxes, cut: Array, rects_px: Array) -> tuple[Array, Array]:
+def held_beside(held: Boxes, fresh: Boxes, cut: Array, rects_px: Array, same_iou: float) -> tuple[Array, Array]:
     """Which of the held boxes, and which of the fresh ones from the regions, make the new picture: two masks.
 
-    What lay in the regions was looked at again, and what is not found there any more is gone. But a fresh box that is
-    cut at a region's edge and lies within a held one of its class is a part of that: the held one stays.
+    What lay in the regions was looked at again, and what is not found there any more is gone; so is a held box of a
+    fresh one's class that overlaps it by more than same_iou. But a fresh box that is cut at a region's edge and lies
+    within a held one of its class is a part of that: the held one stays.
     """
-    inside = _shared(held.xyxy_px, rects_px).sum(axis=1) / np.maximum(_area(held.xyxy_px), 1e-9)
-    kept = inside < _INSIDE_SHARE
-    same = fresh.labels[:, None] == held.labels[None, :]
-    covered = _shared(fresh.xyxy_px, held.xyxy_px) / np.maximum(_area(fresh.xyxy_px), 1e-9)[:, None]
-    part = (covered >= _COVERED_SHARE) & same & cut[:, None] & kept[None, :]
-    return kept, ~part.any(axis=1)
+    shared, same = _shared(fresh.xyxy_px, held.xyxy_px), fresh.labels[:, None] == held.labels[None, :]
+    fresh_area, held_area = np.maximum(_area(fresh.xyxy_px), 1e-9)[:, None], np.maximum(_area(held.xyxy_px), 1e-9)
+    outside: Array = _shared(held.xyxy_px, rects_px).sum(axis=1) < _INSIDE_SHARE * held_area
+    part: Array = (shared >= _COVERED_SHARE * fresh_area) & same & cut[:, None] & outside
+    whole = ~np.asarray(part.any(axis=1))
+    twice: Array = (shared > same_iou * (fresh_area + held_area - shared)) & same & whole[:, None]
+    return outside & ~np.asarray(twice.any(axis=0)), whole
 
 
 def _shelves(wh: Array, input_wh: tuple[int, int]) -> Array | None:

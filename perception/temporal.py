@@ -56,10 +56,10 @@ class Moved(NamedTuple):
 
 
 def small_size(height_px: int, width_px: int) -> tuple[int, int]:
-    """(width, height) of the small image: about SMALL_AREA_PX in whole tiles, at least one, and never enlarged much."""
+    """(width, height) of the small image: about SMALL_AREA_PX in whole tiles, and at least two of them on each side."""
     scale = min(1.0, (SMALL_AREA_PX / (height_px * width_px)) ** 0.5)
     longest = SMALL_AREA_PX // TILE_PX**2
-    tiles = [min(max(round(side * scale / TILE_PX), 1), longest) for side in (width_px, height_px)]
+    tiles = [min(max(round(side * scale / TILE_PX), 2), longest) for side in (width_px, height_px)]
     return tiles[0] * TILE_PX, tiles[1] * TILE_PX
 
 
@@ -144,8 +144,6 @@ def flow_to(reference_grey: Array, grey: Array) -> Array:
     """Where in the reference each pixel of the image comes from: (h, w, 2) float32, to be added to its place."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
     search.setFinestScale(1)
-    search.setPatchStride(6)  # with the fewer steps half of the time, and the same boxes
-    search.setGradientDescentIterations(5)
     return np.asarray(search.calc(grey, reference_grey, None))  # type: ignore[call-overload]
 
 
@@ -170,6 +168,8 @@ def move_boxes(boxes_xyxy_px: Array, flow: Array, new_tiles: Array, scale_xy: tu
     y = np.broadcast_to((y1[:, None] + places * (y2 - y1)[:, None])[:, :, None], shape)
     step = -_at(flow, x, y)  # the flow is of places now, which are not yet known: two rounds of a fixed point
     step = -_at(flow, x + step[..., 0], y + step[..., 1])
+    if not len(x1):
+        return Moved(np.zeros((0, 4)), np.zeros(0))
     shift = np.stack([_median(step[..., 0].reshape(len(x1), -1)), _median(step[..., 1].reshape(len(x1), -1))], axis=1)
     width, height = x2 - x1, y2 - y1
     half = _SAMPLES // 2

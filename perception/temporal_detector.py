@@ -30,7 +30,7 @@ from perception.boxes import Boxes
 from perception.camera_detector import CameraDetector, CameraDetectorConfig, DetectorModels
 from perception.images import bgr_from_image, place
 from tercel.core.component import Input, on
-from tercel.core.errors import UserError
+from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Detections2D, Image, Tracks2D
 
 Array = NDArray[Any]
@@ -56,7 +56,9 @@ class TemporalDetectorConfig(CameraDetectorConfig):
     threshold: float = 4.0
     """A tile has changed when it differs by so many times its noise."""
     max_moved: float = 0.25
-    """Boxes may have moved so far since they were detected: 1 - intersection over union, mean by score, 0..1."""
+    """Boxes may have moved so far since they were detected, or be so far lost from sight, 0..1.
+
+    1 - intersection over union with where they were * share that is still found, mean by score."""
     max_new: float = 0.2
     """Share of what has changed that motion may leave unexplained without another look at all of the image, 0..1."""
     context: float = 0.25
@@ -207,7 +209,7 @@ class TemporalDetector(CameraDetector):
         return decision, held
 
     def _moved(self, reference: _Reference, stamp_ns: int, flow: Array, new: Array) -> tuple[_Held, float]:
-        """The reference's boxes now, without those that have left the image, and how far they have moved on average."""
+        """The reference's boxes now, without those that left the image, and how much they moved or were lost, 0..1."""
         height, width = reference.shape[:2]
         scale_xy = reference.small.grey.shape[1] / width, reference.small.grey.shape[0] / height
         boxes, origins = reference.boxes, reference.origins_px
@@ -218,7 +220,7 @@ class TemporalDetector(CameraDetector):
         area, visible = ((b[:, 2:] - b[:, :2]).prod(axis=1) for b in (now, clipped))
         scores = (boxes.scores * found * (0.5 + 0.5 * still)).astype(np.float32)
         weight = float(boxes.scores.sum())
-        moved = float(((1.0 - still) * boxes.scores).sum() / weight) if weight else 0.0
+        moved = float(((1.0 - still * found) * boxes.scores).sum() / weight) if weight else 0.0
         stays = np.flatnonzero(visible > _LEAST_VISIBLE * area)
         held = boxes._replace(xyxy_px=clipped.astype(np.float32), scores=scores).take(stays)
         return _Held(held, origins[stays]), moved
@@ -251,7 +253,7 @@ class TemporalDetector(CameraDetector):
         pixels = mosaics.paint(bgr, mosaic, (part.input_width_px, part.input_height_px), part.pad_value)
         found = (await regions.detect(replace(image, pixels=pixels, encoding="bgr8")))["detections"]
         fresh, cut = mosaics.boxes_to_image(_boxes(found), mosaic, (bgr.shape[1], bgr.shape[0]))
-        kept, whole = mosaics.held_beside(held.boxes, fresh, cut, mosaic.rects_px)
+        kept, whole = mosaics.held_beside(held.boxes, fresh, cut, mosaic.rects_px, self.config.nms_iou)
         parts = held.boxes.take(kept), fresh.take(whole)
         boxes = Boxes(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
         origins = np.concatenate([held.origins_px[kept], parts[1].xyxy_px])
@@ -286,7 +288,9 @@ class TemporalDetectorByTracks(TemporalDetector):
 
     @on(tracks)
     def learn_tracks(self, tracks: Tracks2D) -> dict[str, Detections2D]:
-        """The newest tracks; those whose numbers are not finite are left out."""
+        """The newest tracks; those whose numbers are not finite are left out. Raises Rejected for other classes."""
+        if tracks.class_names != self.spec.class_names:
+            raise Rejected("tracks are of other classes than the detector's")
         finite = np.isfinite(tracks.boxes_xyxy_px).all(axis=1) & np.isfinite(tracks.velocities_px_per_s).all(axis=1)
         self._tracks = _take(tracks, np.flatnonzero(finite))
         return {}

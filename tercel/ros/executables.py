@@ -7,6 +7,8 @@ COMPONENTS = {
     "lidar_odometry": "registration.lidar_odometry.LidarOdometry",
     "lidar_obstacles": "perception.lidar_obstacles.LidarObstacleDetector",
     "camera_detector": "perception.camera_detector.CameraDetector",
+    "temporal_detector": "perception.temporal_detector.TemporalDetector",
+    "temporal_detector_by_tracks": "perception.temporal_detector.TemporalDetectorByTracks",
     "tracker_2d": "tracking.components.Tracker2D",
     "tracker_2d_sort": "tracking.components.Sort",
     "tracker_2d_bytetrack": "tracking.components.ByteTrack",
