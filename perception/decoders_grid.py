@@ -66,12 +66,15 @@ def decode_nanodet(spec: ModelSpec, outputs: Sequence[Array], threshold: float, 
     order = nanodet_order([o.shape for o in outputs], spec.input_height_px, spec.input_width_px)
     if order is None or outputs[order[0][0]].shape[-1] != len(spec.class_names):
         raise Rejected("model output has the wrong shape")
-    cells, strides = _grid(spec.input_height_px, spec.input_width_px, STRIDES_PX)
-    scores = np.concatenate([outputs[i].reshape(-1, len(spec.class_names)) for i in order[0]])
-    rows, labels = above(scores, threshold, multi_label)
-    sides = _expected_sides(np.concatenate([outputs[i].reshape(-1, 4 * DFL_BINS) for i in order[1]])[rows])
-    middles = cells[rows] * strides[rows] + (strides[rows] - 1.0) / 2.0
-    return _from_sides(middles, sides * strides[rows], scores[rows, labels], labels)
+    levels = []
+    for stride, scores_at, sides_at in zip(STRIDES_PX, *order, strict=True):
+        scores = outputs[scores_at].reshape(-1, len(spec.class_names))
+        rows, labels = above(scores, threshold, multi_label)
+        logits = outputs[sides_at].reshape(-1, 4 * DFL_BINS)[rows]
+        middles = _grid(spec.input_height_px, spec.input_width_px, (stride,))[0][rows] * stride + (stride - 1) / 2
+        levels.append((middles, logits, scores[rows, labels], labels, np.full((len(rows), 1), stride, np.float32)))
+    middles, logits, scores, labels, strides = (np.concatenate(parts) for parts in zip(*levels, strict=True))
+    return _from_sides(middles, _expected_sides(logits) * strides, scores, labels)
 
 
 def decode_nanodet_plus(spec: ModelSpec, outputs: Sequence[Array], threshold: float, multi_label: bool) -> Boxes:
@@ -90,14 +93,14 @@ def decode_fastestdet(spec: ModelSpec, outputs: Sequence[Array], threshold: floa
     size = (spec.input_height_px, spec.input_width_px)
     stride = FASTESTDET_STRIDE_PX
     _require_shapes(outputs, [(1, 5 + len(spec.class_names), size[0] // stride, size[1] // stride)])
-    raw = outputs[0][0].reshape(5 + len(spec.class_names), -1).T
-    objectness = np.maximum(raw[:, :1], 0.0) ** np.float32(0.6)
-    likely = np.flatnonzero(objectness >= threshold)  # a class probability is at most 1
-    scores = objectness[likely] * np.maximum(raw[likely, 5:], 0.0) ** np.float32(0.4)
-    rows, labels = above(scores, threshold, multi_label)
-    cells, raw = _grid(*size, (stride,))[0][likely[rows]], raw[likely[rows]]
+    raw = outputs[0][0].reshape(5 + len(spec.class_names), -1)
+    objectness = np.maximum(raw[0], 1e-9) ** np.float32(0.6)
+    wanted = (threshold / objectness) ** np.float32(2.5) * np.float32(1.0 - 1e-5)  # of a class; `decode` is exact
+    picked, labels = above_by_class(raw[5:], wanted, multi_label)
+    scores = objectness[picked] * np.maximum(raw[5:][labels, picked], 0.0) ** np.float32(0.4)
+    cells, raw = _grid(*size, (stride,))[0][picked], raw[:, picked].T
     sizes = np.array(size[::-1], np.float32) / (1.0 + np.exp(-raw[:, 3:5]))
-    return _around((cells + np.tanh(raw[:, 1:3])) * np.float32(stride), sizes, scores[rows, labels], labels)
+    return _around((cells + np.tanh(raw[:, 1:3])) * np.float32(stride), sizes, scores, labels)
 
 
 def decode_yolo_fastestv2(spec: ModelSpec, outputs: Sequence[Array], threshold: float, multi_label: bool) -> Boxes:
