@@ -20,6 +20,7 @@ from tercel.cli_dashboard import add_dashboard
 from tercel.cli_detect import add_detect, add_evaluate_detection, add_models
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
+from tercel.cli_quantize import add_quantize
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate_tracking, add_track
@@ -28,7 +29,7 @@ from tercel.core.errors import UserError, nearest_hint
 from tercel.terminal import BACKENDS, Progress, add_verb, parse_pairs, printable, typed_settings, write_json
 
 _LIVE = (add_run, add_play, add_dashboard, add_view)
-_DETECTORS = (add_detect, add_models)
+_DETECTORS = (add_detect, add_models, add_quantize)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 

@@ -80,7 +80,7 @@ def unit_end(graph: Graph, convolution: Any, layout: Layout) -> str:
     kinds = sorted(node.op_type for node in readers)
     if made in graph.outputs:
         return made
-    if kinds == ["Relu"] or (kinds == ["Clip"] and _clips_at_zero(graph, readers[0])):
+    if len(readers) == 1 and _is_relu(graph, readers[0]):
         return str(readers[0].output[0])
     if layout == "stepwise":
         return made
@@ -93,10 +93,10 @@ def unit_end(graph: Graph, convolution: Any, layout: Layout) -> str:
     return made
 
 
-def _clips_at_zero(graph: Graph, node: Any) -> bool:
-    """ReLU6 and its like: the integer range already begins at 0."""
+def _is_relu(graph: Graph, node: Any) -> bool:
+    """ReLU, or ReLU6 and its like: the integer range already begins at 0."""
     low = graph.constants.get(node.input[1]) if len(node.input) > 1 else None
-    return low is not None and float(low) == 0.0
+    return node.op_type == "Relu" or (node.op_type == "Clip" and low is not None and float(low) == 0.0)
 
 
 def _between(graph: Graph, start: str, end: str) -> set[str]:
@@ -113,6 +113,7 @@ def _carried(
     """The wanted tensors and those that come out of them in integers; and which of them share a range."""
     quantized = set(wanted)
     shares: dict[str, str] = {}
+    summed: set[str] = set()  # results of additions that a ReLU right behind them takes in
     for node in graph.nodes:
         dynamic = [name for name in node.input if name and name not in graph.constants]
         if node.op_type not in _CARRIED or node.name not in reaching or not dynamic or inner & set(node.output):
@@ -121,7 +122,11 @@ def _carried(
             continue
         if node.op_type == "Concat" and quantized & set(dynamic) and not inner & set(dynamic):
             quantized |= set(dynamic)
-        if not set(dynamic) <= quantized:
+        if not set(dynamic) <= quantized | summed:
+            continue
+        readers = graph.consumers[node.output[0]]
+        if node.op_type == "Add" and len(readers) == 1 and _is_relu(graph, readers[0]):
+            summed |= set(node.output) - quantized
             continue
         quantized |= set(node.output)
         if node.op_type in _SAME_VALUES:

@@ -42,7 +42,7 @@ class BorderStudy:
 
 
 def rounded(values: Array, high: float, levels: int, borders: tuple[float, ...] = NEAREST) -> Array:
-    """Values rounded to one of levels + 1 steps over 0..high; borders[k], the last for all above, counts from step k."""
+    """Values rounded to one of levels + 1 steps over 0..high; borders[k] is for step k, the last for all above."""
     step = high / levels
     scaled = np.clip(values / step, 0.0, levels)
     lower = np.floor(scaled)

@@ -301,3 +301,22 @@ def test_files_that_cannot_be_quantized_are_a_line_with_the_mend(tmp_path: Path)
     onnx.save(half, str(tmp_path / "half.onnx"))
     with pytest.raises(UserError, match="float16"):
         read_float_model(tmp_path / "half.onnx")
+
+
+def test_an_addition_before_a_relu_is_one_with_it_and_runs_in_integers(tmp_path: Path) -> None:
+    b = NetBuilder()
+    x = b.node("Relu", b.conv("image", 3, 8))
+    y = b.conv(b.node("Relu", b.conv(x, 8, 8)), 8, 8, kernel=1)
+    total = b.node("Add", x, y)
+    out = b.conv(b.node("Relu", b.conv(b.node("Relu", total), 8, 8)), 8, 4)
+    onnx.save(b.model({out: (1, 4, 16, 16)}, (1, 3, 16, 16)), str(tmp_path / "net.onnx"))
+    model, plan, _ = quantize(tmp_path / "net.onnx", "fused", side=16)
+    assert total not in plan.tensors
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "run.onnx")).graph.node]
+    assert kinds.count("QLinearConv") == 3
+    assert kinds.count("QLinearAdd") == 1
+    assert "Add" not in kinds
