@@ -17,7 +17,7 @@ from perception.model_card import ModelCard, write_card
 from perception.runtime import LocalModels, load_network
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Detections2D, Image
-from tests.benchmarks.bench_detection import evaluate, load_labelled_images
+from tercel.report.detection_run import EvaluationOptions, run_evaluation
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ from tests.benchmarks.bench_detection import evaluate, load_labelled_images
 def test_ap50_is_the_one_that_was_measured_elsewhere(
     shared_data: Path, model: str, ap50: float, ap50_person: float
 ) -> None:
-    labelled = load_labelled_images(shared_data / "img_coco256")
-    assert len(labelled) == 128
-    scores = evaluate(load_network(shared_data / "models" / f"{model}.onnx", threads=2), labelled)
-    assert scores["ap50"] == pytest.approx(ap50, abs=0.01)
-    assert scores["ap50_person"] == pytest.approx(ap50_person, abs=0.01)
+    file = str(shared_data / "models" / f"{model}.onnx")
+    scores = run_evaluation(EvaluationOptions([file], shared_data / "img_coco256", threads=2)).summary()
+    assert scores["images"] == 128
+    assert scores["AP50"] == pytest.approx(ap50, abs=0.01)
+    assert scores["classes"]["person"]["AP50"] == pytest.approx(ap50_person, abs=0.01)
 
 
 def test_two_loads_of_a_model_give_equal_bits(shared_data: Path) -> None:
