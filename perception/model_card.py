@@ -22,6 +22,7 @@ A card that contradicts its model is an error that names both values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ from tercel.core.errors import UserError, nearest_hint
 MAX_CARD_BYTES = 1 << 20
 MAX_VALUES = 20_000
 """Values in a card, aliases counted as often as they are used."""
+MAX_DEPTH = 50
 MAX_NAME_CHARACTERS = 200
 
 CLASS_LISTS: dict[str, tuple[str, ...]] = {
@@ -213,6 +215,8 @@ def _read_yaml(path: Path) -> Any:
             data = file.read(MAX_CARD_BYTES + 1)
         if len(data) > MAX_CARD_BYTES:
             raise UserError(f"{path} is larger than {MAX_CARD_BYTES} bytes: no model card")
+        if _open_brackets(data) > MAX_DEPTH:  # the scanner's time grows with the cube of it
+            raise UserError(f"{path}: nested too deeply to be a model card")
         content = YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from None
@@ -228,6 +232,15 @@ def _read_yaml(path: Path) -> Any:
             raise UserError(f"{path}: more than {MAX_VALUES} values: no model card")
         waiting.extend(node.values() if isinstance(node, Mapping) else node if isinstance(node, list | set) else ())
     return content
+
+
+def _open_brackets(data: bytes) -> int:
+    """How many brackets are open at once, at most; those in text count too."""
+    depth = deepest = 0
+    for bracket in re.finditer(rb"[\[\]{}]", data):
+        depth += 1 if bracket[0] in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _plain(value: Any) -> Any:

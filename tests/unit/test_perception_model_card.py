@@ -141,7 +141,8 @@ def test_a_card_that_contradicts_its_model_is_one_line_with_both_values(network:
         ("- head", "a model card is a mapping"),
         ("", "a model card is a mapping"),
         ("about: !!python/object/apply:os.system ['true']", "no YAML"),
-        ("about: " + "[" * 5000, "no YAML|nested too deeply"),
+        ("about: " + "[" * 500_000, "nested too deeply"),
+        ("\n".join(" " * depth + "about:" for depth in range(700)), "nested too deeply"),
         (BOMB, "more than 20000 values"),
     ],
 )
