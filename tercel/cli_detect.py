@@ -219,7 +219,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
         write_detection_report(page, run)
         print(printable(f"html: {page}"))
-    return 0
+    return 0 if all(candidate.answered for candidate in run.candidates) else 1
 
 
 def _evaluate_command(args: argparse.Namespace) -> str:

@@ -80,6 +80,11 @@ class Candidate:
         """As the model has them."""
         return self.steps.detector.spec.class_names
 
+    @property
+    def answered(self) -> bool:
+        """Whether the model gave a sound answer to at least one image."""
+        return self.failed.total() < len(self.found)
+
     def summary(self) -> dict[str, Any]:
         """For a JSON file; wall and CPU times are of this machine."""
         figures = {} if self.scores is None else self.scores.summary()

@@ -28,7 +28,8 @@ from perception.labelled import ANY_CLASS, load_coco_folder, load_labelled
 from perception.runtime import LocalModels, load_network
 from tercel.cli import main
 from tercel.core.messages import Detections2D
-from tercel.report.detection_run import JUDGED, common_classes
+from tercel.report.detection_run import JUDGED, EvaluationOptions, common_classes, run_evaluation
+from tests.unit import onnx_files
 
 NAMES = ("a", "b", "c")
 STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -295,6 +296,45 @@ def test_recordings_of_worlds_are_evaluated_in_six_classes(shared_data: Path, tm
     assert scores["images"] == 2
     assert scores["class_names"] == list(TERCEL_CLASSES)
     assert {"person", "car", "large vehicle"} >= set(scores["classes"]) != set()
+
+
+def answering(path: Path, cells: dict[int, dict[int, float]], fill: float = 0.0) -> Path:
+    """A YOLOX of 64x64 that says the same of every image: values by column of some of its 84 cells of 85."""
+    output = np.full((1, 84, 85), fill, np.float32)
+    for cell, columns in cells.items():
+        output[0, cell, list(columns)] = list(columns.values())
+    nodes, constants = [onnx_files.node("Identity", ["answer"], "output")], [onnx_files.constant("answer", output)]
+    inputs, outputs = [onnx_files.value_info("images", (1, 3, 64, 64))], [onnx_files.value_info("output", (1, 84, 85))]
+    path.write_bytes(onnx_files.model(nodes, inputs, outputs, constants))
+    path.with_suffix(".yaml").write_text("head: yolox\n")
+    return path
+
+
+def test_boxes_that_become_one_class_are_merged_and_others_are_not_looked_for(small_coco: Path, tmp_path: Path) -> None:
+    bus, truck, banana, person = (5 + COCO_CLASSES.index(name) for name in ("bus", "truck", "banana", "person"))
+    cells = {9: {4: 1.0, bus: 0.9, truck: 0.8, banana: 0.95}, 40: {4: 1.0, person: 0.7}}
+    model = answering(tmp_path / "constant.onnx", cells)
+    for classes, labels in (("coco", ["banana", "bus", "truck", "person"]), ("tercel", ["large vehicle", "person"])):
+        run = run_evaluation(EvaluationOptions([str(model)], small_coco, classes=classes))
+        for found in run.candidates[0].found:
+            assert [run.class_names[label] for label in found.labels] == labels
+
+
+def test_a_model_that_answers_nan_is_counted_and_fails_the_run(
+    small_coco: Path, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = answering(tmp_path / "nan.onnx", {}, fill=float("nan"))
+    sound = shared_data / "models" / "fastestdet_352.onnx"
+    words = ("--model", model, "--model", sound, "--data", small_coco)
+    evaluate(*words, "--json", tmp_path / "s.json", "--report", tmp_path / "page", code=1)
+    broken, well = json.loads((tmp_path / "s.json").read_text())["models"]
+    assert (broken["AP"], broken["latency_ms_p50"], broken["failed"]) == (0.0, None, {"model output is not finite": 12})
+    assert well["AP"] > 0.1
+    assert "nan.onnx: 12 images failed: model output is not finite" in capsys.readouterr().out
+    assert "nan.onnx: 12 images: model output is not finite" in (tmp_path / "page" / "detection.html").read_text()
+    image = next((small_coco / "images" / "val2017").glob("*.jpg"))
+    assert main(["detect", str(model), str(image), "--out", str(tmp_path / "out")]) == 1
+    assert f"skipped: {image.name}: model output is not finite" in capsys.readouterr().err
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
