@@ -11,36 +11,24 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from perception.classes import TERCEL_CLASSES, tercel_from_coco
+from perception.classes import TERCEL_CLASSES
+from perception.labelled import load_yolo_folder
 from perception.train.losses import Batch
 from perception.train.run import Settings, train, with_budget
-from perception.train.samples import Source, load_pictures
+from perception.train.samples import Source, pictures_of
 from perception.train.stream import batches
 from perception.train.worlds import write_worlds
-
-AERIAL_TRAINING = ("MOS", "DJI_0005", "DJI-00760")
-_AERIAL_CLASSES = np.array([2, 3, 3, 3, 1], np.int32)  # car, truck, bus, minibus, cyclist
 
 
 def sources(data: Path, work: Path) -> list[Source]:
     """What the released weights may learn from: photographs, aerial photographs, simulated worlds."""
-    coco = data / "img_coco256"
-    photographs = [
-        (path, coco / "labels" / "train2017" / f"{path.stem}.txt")
-        for path in sorted((coco / "images" / "train2017").glob("*.jpg"))
-    ]
-    aerial = [
-        (path, path.with_suffix(".txt"))
-        for path in sorted((data / "img_aerial_cars").glob("*.jpg"))
-        if path.name.startswith(AERIAL_TRAINING)
-    ]
-    worlds = [(path, path.with_suffix(".txt")) for path in sorted((work / "worlds").glob("*.jpg"))]
+    photographs = load_yolo_folder(data / "img_coco256", split="train")
+    aerial = load_yolo_folder(data / "img_aerial_cars", split="train")
+    worlds = load_yolo_folder(work / "worlds", class_names=TERCEL_CLASSES)
     return [
-        Source("photographs", load_pictures(photographs, tercel_from_coco()), 0.55, True, (0.6, 2.0)),
-        Source("aerial", load_pictures(aerial, _AERIAL_CLASSES), 0.18, False, (0.9, 4.0)),
-        Source("worlds", load_pictures(worlds, np.arange(len(TERCEL_CLASSES))), 0.27, False, (0.7, 2.2)),
+        Source("photographs", pictures_of(photographs), 0.6, True, (0.6, 2.0)),
+        Source("aerial", pictures_of(aerial), 0.2, False, (0.8, 3.5)),
+        Source("worlds", pictures_of(worlds), 0.2, False, (0.7, 2.2)),
     ]
 
 

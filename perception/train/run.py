@@ -43,7 +43,7 @@ class Settings:
     pool: int = 3000
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    teacher_weight: float = 1.0
+    teacher_weight: float = 2.0
     budget_min: float = 60.0
     seed: int = 0
     threads: int = 1

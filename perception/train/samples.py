@@ -14,6 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from perception.classes import TERCEL_CLASSES
+from perception.labelled import LabelledFolder, in_classes
+
 Array = NDArray[Any]
 
 PAD_VALUE = 114
@@ -31,7 +34,8 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Pictures of one kind; share of the samples that are made of them; whether the teacher knows such pictures."""
+    """Pictures of one kind; share of the samples that are made of them; taught: whether the teacher
+    knows such pictures, so that they may be blended; scales: of the whole picture's fit into a sample."""
 
     name: str
     pictures: list[Picture]
@@ -40,29 +44,20 @@ class Source:
     scales: tuple[float, float]
 
 
-def load_pictures(
-    folder_images: list[tuple[Any, Any]], label_table: Array, longest_side_px: int = 1600
-) -> list[Picture]:
-    """Read (image file, YOLO label file) pairs; label_table maps the file's classes to ours, -1 drops a box."""
+def pictures_of(labelled: LabelledFolder) -> list[Picture]:
+    """Labelled images in our six classes, in memory."""
     pictures = []
-    for image_path, label_path in folder_images:
-        bgr = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            continue
-        scale = min(1.0, longest_side_px / max(bgr.shape[:2]))
-        if scale < 1.0:
-            bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        text = label_path.read_text().split() if label_path.exists() else []
-        rows = np.array(text, np.float32).reshape(-1, 5)
-        labels = label_table[rows[:, 0].astype(int)] if len(rows) else np.zeros(0, np.int32)
-        size = np.array(bgr.shape[1::-1], np.float32)
-        boxes = np.concatenate([rows[:, 1:3] - rows[:, 3:5] / 2, rows[:, 1:3] + rows[:, 3:5] / 2], 1) * np.tile(size, 2)
-        pictures.append(Picture(bgr, boxes[labels >= 0], labels[labels >= 0].astype(np.int32)))
+    for index in range(len(labelled)):
+        ours = in_classes(labelled[index], TERCEL_CLASSES)
+        pictures.append(Picture(ours.image.pixels, ours.truth.boxes_xyxy_px, ours.truth.labels))
     return pictures
 
 
 class Sampler:
-    """Samples (picture (side, side, 3) uint8 BGR, boxes (N, 4), labels (N,), taught) of a seeded stream."""
+    """Samples (picture (side, side, 3) uint8 BGR, boxes (N, 4), labels (N,), blended) of a seeded stream.
+
+    Of two blended photographs only the teacher can say what is to be seen: the boxes given are one photograph's.
+    """
 
     def __init__(self, sources: list[Source], side_px: int, seed: int) -> None:
         self._sources = sources
@@ -72,24 +67,31 @@ class Sampler:
         photographs = [picture for source in sources if source.taught for picture in source.pictures]
         self._objects = [
             [(picture, box) for picture in photographs for box in picture.boxes_px[picture.labels == label]]
-            for label in range(6)
+            for label in range(len(TERCEL_CLASSES))
         ]
 
     def draw(self) -> tuple[Array, Array, Array, bool]:
         """The next sample."""
         rng = self._rng
         source = self._sources[int(rng.choice(len(self._sources), p=self._shares))]
-        if rng.random() < 0.5:
-            bgr, boxes, labels = self._window(source, self._side, self._side)
-        else:
-            bgr, boxes, labels = self._mosaic(source)
+        bgr, boxes, labels = self._view(source)
+        blended = source.taught and rng.random() < 0.5
+        if blended:
+            share = rng.uniform(0.3, 0.7)
+            bgr = cv2.addWeighted(bgr, share, self._view(source)[0], 1.0 - share, 0.0)
         if rng.random() < 0.4:
             bgr, boxes, labels = self._paste(bgr, boxes, labels)
         if rng.random() < 0.5:
             bgr = np.ascontiguousarray(bgr[:, ::-1])
             boxes = boxes.copy()
             boxes[:, [0, 2]] = self._side - boxes[:, [2, 0]]
-        return _disturb(bgr, rng), boxes.astype(np.float32), labels.astype(np.int32), source.taught
+        return _disturb(bgr, rng), boxes.astype(np.float32), labels.astype(np.int32), blended
+
+    def _view(self, source: Source) -> tuple[Array, Array, Array]:
+        """One window or a mosaic."""
+        if self._rng.random() < 0.5:
+            return self._window(source, self._side, self._side)
+        return self._mosaic(source)
 
     def _window(self, source: Source, width: int, height: int) -> tuple[Array, Array, Array]:
         """A window of the source's next picture; the rest is padding."""
@@ -100,7 +102,7 @@ class Sampler:
         scale = fit * np.exp(rng.uniform(np.log(source.scales[0]), np.log(source.scales[1])))
         scale_xy = scale * np.array([np.exp(rng.uniform(-0.12, 0.12)), 1.0])
         room = np.array([width, height]) - size * scale_xy  # negative: the picture is larger than the window
-        offset = np.where(room < 0, rng.uniform(size=2) * room, rng.uniform(size=2) * room)
+        offset = rng.uniform(size=2) * room
         matrix = np.array([[scale_xy[0], 0, offset[0]], [0, scale_xy[1], offset[1]]])
         source_bgr = picture.bgr
         if scale < 0.6:  # against aliasing, which no camera shows so

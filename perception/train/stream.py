@@ -52,9 +52,12 @@ class _Samples(IterableDataset[Sample]):
         teacher = Teacher(path, side_px) if path else None
         sampler = Sampler(sources, side_px, seed)
         while True:
-            bgr, boxes, labels, taught = sampler.draw()
-            seen = teacher.probabilities(bgr) if teacher and taught else None
-            yield Sample(bgr, boxes[:MAX_TRUTHS], labels[:MAX_TRUTHS], seen)
+            bgr, boxes, labels, blended = sampler.draw()
+            seen = teacher(bgr) if teacher else None
+            if seen and blended:
+                boxes, labels = seen.boxes_px, seen.labels
+            probabilities = seen.probabilities if seen else None
+            yield Sample(bgr, boxes[:MAX_TRUTHS], labels[:MAX_TRUTHS], probabilities)
 
 
 def batches(
