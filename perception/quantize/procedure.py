@@ -22,7 +22,6 @@ from perception.model_spec import ModelSpec
 from perception.quantize import mixed
 from perception.quantize.calibration import Histogram, measure, overflow
 from perception.quantize.candidates import (
-    TIMING_S,
     Candidate,
     Material,
     Settings,
@@ -55,6 +54,8 @@ from tercel.core.messages import Detections2D, Image
 
 Array = NDArray[Any]
 STRANGE_SHARE = 0.01
+SLACK = 0.05
+"""How far beyond a calibrated range, as a part of it, nothing is strange."""
 """Values outside the calibrated range, of one activation, from which on the verification images look like others."""
 _PROBED_IMAGES = 4
 
@@ -124,21 +125,27 @@ def calibration_warnings(material: Material, calibration: ImageFiles) -> list[st
     if used < 16:
         found.append(f"only {used} calibration images; a few dozen give steadier ranges")
     seen = measure(material.model, list(material.histograms), material.inputs)
-    limits = {name: (histogram.low, histogram.high) for name, histogram in material.histograms.items()}
+    limits = {name: _with_slack(histogram.low, histogram.high) for name, histogram in material.histograms.items()}
     beyond = overflow(seen, limits)
     strange = {name: share for name, share in beyond.items() if share > STRANGE_SHARE}
     if strange:
         worst = max(strange, key=lambda name: strange[name])
-        reach = max(seen[worst].high / max(limits[worst][1], 1e-9), seen[worst].low / min(limits[worst][0], -1e-9))
+        low, high = material.histograms[worst].low, material.histograms[worst].high
+        reach = (max(seen[worst].high, high) - min(seen[worst].low, low)) / max(high - low, 1e-9)
         found.append(
             f"the calibration images are unlike those verified with: {len(strange)} of {len(beyond)} activations go "
-            f"beyond their calibrated range, at worst {worst!r} with {100 * strange[worst]:.1f} % of its values, up to "
-            f"{reach:.1f} times the range; calibrate with images from where the network will be used"
+            f"beyond their calibrated range, at worst {worst!r} with {100 * strange[worst]:.1f} % of its values, in a "
+            f"range {reach:.3g} times as wide; calibrate with images from where the network will be used"
         )
     return found
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def _with_slack(low: float, high: float) -> tuple[float, float]:
+    slack = SLACK * (high - low)
+    return low - slack, high + slack
 
 
 def run(material: Material, settings: Settings, say: Callable[[str], object] = print) -> Outcome:
@@ -160,17 +167,17 @@ def run(material: Material, settings: Settings, say: Callable[[str], object] = p
         candidates = [weights_only(material, settings)]
     else:
         candidates, _, _ = static_candidates(material, settings, say)
-    outcome = _verified(material, settings, candidates)
+    outcome = verified(material, settings, candidates)
     outcome.formats, outcome.layers = formats, layers
     return outcome
 
 
-def _verified(material: Material, settings: Settings, candidates: list[Candidate]) -> Outcome:
+def verified(material: Material, settings: Settings, candidates: list[Candidate]) -> Outcome:
     """Measure all candidates for speed, the fastest for accuracy, and judge."""
     with tempfile.TemporaryDirectory() as folder:
         files = written(candidates, None, Path(folder)) | {"float": material.source}
         speeds = latencies_ms(
-            files, material.inputs[0], backends=settings.backends, threads=settings.threads, seconds=TIMING_S
+            files, material.inputs[0], backends=settings.backends, threads=settings.threads, seconds=settings.timing_s
         )
         backend, best = fastest(speeds, [one.name for one in candidates])
         float_backend, _ = fastest(speeds, ["float"])
@@ -182,9 +189,7 @@ def _verified(material: Material, settings: Settings, candidates: list[Candidate
         slow = settings.method != "ant" and quantized_ms > SLOWER * float_ms
         size = (material.source.stat().st_size, files[best].stat().st_size)
         prepared_file = written([], material.model, Path(folder))["float"]
-        times = unit_times(
-            material.model, chosen.layout, float_backend, prepared_file, backend, files[best], material.inputs[0]
-        )
+        times = unit_times(material.model, float_backend, prepared_file, backend, files[best], material.inputs[0])
     broken = is_broken(accuracy, settings)
     reasons, blame = _judgement(accuracy, slow, broken, float_ms, quantized_ms, (float_backend, backend))
     if slow:

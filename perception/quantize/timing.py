@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ BackendName = Literal["onnxruntime", "openvino"]
 BACKENDS: tuple[BackendName, ...] = ("onnxruntime", "openvino")
 
 _MIN_ROUNDS = 5
+_ADDED = re.compile(r"(/QuickGelu.*|_token_\d+|(_float)?_nchwc|_float)$")
+"""What onnxruntime, and the quantizers' surgery, add to a name when they fuse, lay out anew or split."""
 
 
 @dataclass(frozen=True)
@@ -134,17 +137,10 @@ def _openvino_times(path: Path, tensor: Array, runs: int) -> list[OperatorTime]:
 
 
 def time_by_unit(times: list[OperatorTime], owners: Mapping[str, str]) -> dict[str, float]:
-    """ms by owner: owners names, for nodes of the model, the unit that they belong to. What has none is under ""."""
+    """ms by owner: owners names, for nodes and tensors of the model, their unit. What has none is under ""."""
     found: dict[str, float] = {}
     for one in times:
-        owner = next((owners[name] for name in map(_bare, one.covers) if name in owners), "")
+        names = [name for covered in one.covers for name in (covered, _ADDED.sub("", covered.removeprefix("fused ")))]
+        owner = next((owners[name] for name in names if name in owners), "")
         found[owner] = found.get(owner, 0.0) + one.ms
     return found
-
-
-def _bare(name: str) -> str:
-    """A node's own name, without what onnxruntime adds when it fuses or lays out anew."""
-    name = name.removeprefix("fused ").split("/QuickGelu")[0]
-    for suffix in ("_nchwc", "_quant", "_token_0", "_token_1", "_token_2"):
-        name = name.removesuffix(suffix)
-    return name

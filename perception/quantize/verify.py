@@ -145,19 +145,20 @@ def layer_sqnr_db(
 # --- blame -----------------------------------------------------------------------------------------------------------
 
 
-def unit_owners(prepared: Any, layout: Layout) -> dict[str, str]:
+def unit_owners(prepared: Any) -> dict[str, str]:
     """For each node that belongs to a convolution's unit, and each tensor it makes, the convolution's name.
 
-    Backends name what they run after either. The quantizer at the unit's end belongs to it too.
+    Backends name what they run after either. The activation and the quantizers behind belong to it in every layout,
+    since the float network fuses them.
     """
     graph = Graph(prepared)
     owners: dict[str, str] = {}
     for node in graph.convolutions():
-        end = unit_end(graph, node, layout)
-        members = [node] + (list(graph.consumers[node.output[0]]) if end != node.output[0] else [])
-        for member in members:
-            owners |= {member.name: node.name} | dict.fromkeys(member.output, node.name)
-        owners |= {f"{step}_{end}": node.name for step in ("quantize", "dequantize")}
+        alone = unit_end(graph, node, "fused") == node.output[0]
+        for member in [node] if alone else [node, *graph.consumers[node.output[0]]]:
+            owners[member.name] = node.name
+            for made in member.output:
+                owners |= dict.fromkeys((made, f"quantize_{made}", f"dequantize_{made}"), node.name)
     return owners
 
 
@@ -171,10 +172,10 @@ class UnitTime:
 
 
 def unit_times(
-    prepared: Any, layout: Layout, backend_float: str, file_float: Path, backend: str, file: Path, tensor: Array
+    prepared: Any, backend_float: str, file_float: Path, backend: str, file: Path, tensor: Array
 ) -> list[UnitTime]:
     """Where the time goes on each side, each in its own backend; what costs most to have quantized comes first."""
-    owners = unit_owners(prepared, layout)
+    owners = unit_owners(prepared)
     sides = []
     for name, path in ((backend_float, file_float), (backend, file)):
         times = operator_times(path, name, tensor)

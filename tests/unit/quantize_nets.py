@@ -77,3 +77,21 @@ def small_net(path: Path, *, activation: str = "Relu", side: int = 32, seed: int
     out = b.node("Reshape", joined, b.constant(np.array([1, 10, -1], np.int64)))
     onnx.save(b.model({out: (1, 10, (side // 2) ** 2)}, (1, 3, side, side)), str(path))
     return path
+
+
+def tiny_yolox(path: Path, seed: int = 0) -> Path:
+    """A detector of three classes for 64 x 64 pixels with YOLOX's head, which finds boxes in any picture."""
+    b = NetBuilder(seed)
+    scaled = b.node("Mul", "image", b.constant(np.array(1.0 / 255.0, np.float32)))
+    x = b.node("Relu", b.conv(scaled, 3, 16, stride=2))
+    x = b.node("Relu", b.conv(x, 16, 16, stride=2))
+    parts = []
+    for stride in (8, 16, 32):
+        x = b.node("Relu", b.conv(x, 16, 16, stride=2))
+        y = b.node("Relu", b.conv(x, 16, 16, group=16))
+        x = b.node("Add", x, b.node("Relu", b.conv(y, 16, 16, kernel=1)))
+        head = b.conv(b.node("Relu", b.conv(x, 16, 16, kernel=1)), 16, 8, kernel=1)
+        parts.append(b.node("Reshape", head, b.constant(np.array([1, 8, (64 // stride) ** 2], np.int64))))
+    out = b.node("Transpose", b.node("Sigmoid", b.node("Concat", *parts, axis=2)), perm=[0, 2, 1])
+    onnx.save(b.model({out: (1, 84, 8)}, (1, 3, 64, 64)), str(path))
+    return path
