@@ -158,8 +158,6 @@ def _trained(args: argparse.Namespace) -> Path:
     require("torch", extra="train")
     from perception.train import qat
 
-    if not hasattr(qat, "run_on_file"):
-        raise UserError("this release trains with rounding inside python -m perception.train only; use --method static")
     trained: Path = qat.run_on_file(args.model, images=args.calibration, budget_min=args.training_minutes, report=print)
     return trained
 

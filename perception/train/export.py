@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from perception.classes import TERCEL_CLASSES
-from perception.train.network import PIXEL_SCALE, STRIDES_PX, TercelNano
+from perception.train.network import PIXEL_SCALE, STRIDES_PX, Shape, TercelNano
+from tercel.core.errors import UserError
 
 OPSET = 13
 OUTPUT_NAMES = [f"{kind}_{stride}" for stride in STRIDES_PX for kind in ("cls", "box")]
@@ -73,3 +74,33 @@ def export_released(released: nn.Module, path: Path, side_px: int) -> None:
     model.producer_name, model.producer_version, model.doc_string = "tercel", "", ""
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+def released_from_onnx(path: Path) -> tuple[Released, int]:
+    """The folded network of a file that export_onnx wrote, and the side of its pictures in pixels.
+
+    Raises UserError for a file of another kind.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    try:
+        released = Released(TercelNano(_shape_of(weights), len(weights["network.one_to_one.classes.0.bias"])))
+        released.load_state_dict({name: torch.tensor(weights[name]) for name in released.state_dict()})
+        side_px = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    except (KeyError, RuntimeError, IndexError):
+        raise UserError(f"{path}: only Tercel's own detectors in float32 can be trained with rounding") from None
+    return released, int(side_px)
+
+
+def _shape_of(weights: dict[str, Any]) -> Shape:
+    """The shape of a folded network with these weights."""
+    channels, blocks = [], []
+    for stage in range(4):
+        names = [name for name in weights if name.startswith(f"network.stages.{stage}.") and name.endswith("weight")]
+        blocks.append(sum(".body." in name for name in names))
+        down = f"network.stages.{stage}.0.0.weight" if stage else "network.stem.0.weight"
+        channels.append(weights[down].shape[0])
+    neck = weights["network.laterals.0.0.weight"].shape[0]
+    return Shape(tuple(channels), tuple(blocks), neck)  # type: ignore[arg-type]

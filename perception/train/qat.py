@@ -9,20 +9,29 @@ activations bear rounding; static quantization then makes the integers.
 
 from __future__ import annotations
 
+import copy
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from perception.train.export import Released
-from perception.train.losses import Batch, flatten
-from perception.train.network import Residual, TercelNano
+from perception.images import bgr_from_image
+from perception.quantize.images import calibration_files
+from perception.train.export import Released, export_released, released_from_onnx
+from perception.train.losses import flatten
+from perception.train.network import Residual
+from perception.train.samples import Picture, Sampler, Source
+from tercel.core.errors import UserError
 
 WEIGHT_LIMIT = 64  # what vpmaddubsw of a processor without VNNI adds without saturating
 CALIBRATION_BATCHES = 12
 LEARNING_RATE = 2e-4
+MAX_IMAGES = 512  # kept in memory
 
 
 class Rounded(nn.Module):
@@ -122,23 +131,28 @@ def distance(student: list[tuple[Tensor, Tensor]], teacher: list[tuple[Tensor, T
 
 
 def run(
-    network: TercelNano,
-    stream: Iterator[Batch],
+    released: Released,
+    stream: Iterator[Tensor],
     *,
     budget_min: float,
+    most_steps: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Released:
-    """Fine-tune a folded copy of the network for the given wall time; ready for export_released."""
-    float_one = Released(network).eval().requires_grad_(False)
-    student = with_rounding(Released(network))
+    """Fine-tune a copy of a folded network for the given wall time, on pictures (B, 3, H, W) 0..255.
+
+    most_steps: stop after so many, for the same result on every machine.
+    """
+    float_one = copy.deepcopy(released).eval().requires_grad_(False)
+    student = with_rounding(copy.deepcopy(released).requires_grad_(True))
     with torch.no_grad():
         for _ in range(CALIBRATION_BATCHES):
-            student(next(stream).pictures)
+            student(next(stream))
     _measure(student, False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    began, step, losses = time.monotonic(), 0, []
-    while (progress := (time.monotonic() - began) / (budget_min * 60.0)) < 1.0:
-        pictures = next(stream).pictures
+    began, step = time.monotonic(), 0
+    losses: list[float] = []
+    while (progress := (time.monotonic() - began) / (budget_min * 60.0)) < 1.0 and step != most_steps:
+        pictures = next(stream)
         with torch.no_grad():
             wanted = _heads(float_one, pictures)
         loss = distance(_heads(student, pictures), wanted)
@@ -152,6 +166,32 @@ def run(
         if step % 25 == 0:
             report(f"rounded step {step}  {100 * progress:5.1f} %  distance {sum(losses[-25:]) / 25:.4f}")
     return without_rounding(student)
+
+
+def run_on_file(
+    model: Path, images: Sequence[str], budget_min: float, report: Callable[[str], None] = print, seed: int = 0
+) -> Path:
+    """Fine-tune a released ONNX file of ours on images without labels; the path of a new float ONNX file.
+
+    Raises UserError for a model of another kind and where there is no image.
+    """
+    torch.set_num_threads(1)
+    released, side_px = released_from_onnx(model)
+    files = calibration_files(images, MAX_IMAGES)
+    pictures = [Picture(bgr_from_image(image), np.zeros((0, 4)), np.zeros(0, np.int32)) for image in files.read()]
+    if not pictures:
+        raise UserError("none of the calibration images can be read; training with rounding needs some")
+    sampler = Sampler([Source("images", pictures, 1.0, False, (0.6, 2.0))], side_px, seed)
+    trained = run(released, _pictures(sampler), budget_min=budget_min, report=report)
+    target = Path(tempfile.mkdtemp(prefix="tercel-qat-")) / model.name
+    export_released(trained, target, side_px)
+    return target
+
+
+def _pictures(sampler: Sampler, size: int = 8) -> Iterator[Tensor]:
+    while True:
+        drawn = np.stack([sampler.draw()[0] for _ in range(size)])
+        yield torch.from_numpy(drawn).permute(0, 3, 1, 2).float()
 
 
 def _heads(released: Released, pictures: Tensor) -> list[tuple[Tensor, Tensor]]:

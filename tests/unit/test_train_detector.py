@@ -15,7 +15,13 @@ from perception.camera_detector import CameraDetector, CameraDetectorConfig  # n
 from perception.classes import TERCEL_CLASSES  # noqa: E402
 from perception.runtime import LocalModels, load_network  # noqa: E402
 from perception.train.assign import assign, paired_iou  # noqa: E402
-from perception.train.export import export_onnx, fold  # noqa: E402
+from perception.train.export import (  # noqa: E402
+    Released,
+    export_onnx,
+    export_released,
+    fold,
+    released_from_onnx,
+)
 from perception.train.losses import Batch, generalised_iou, head_loss, middles_and_strides  # noqa: E402
 from perception.train.network import Shape, TercelNano  # noqa: E402
 from perception.train.qat import Rounded, run, with_rounding, without_rounding  # noqa: E402
@@ -23,6 +29,7 @@ from perception.train.run import Settings, schedule, train, weights_of  # noqa: 
 from perception.train.samples import Picture, Sampler, Source  # noqa: E402
 from perception.train.stream import Sample, _mirrored, collate  # noqa: E402
 from perception.train.worlds import pictures  # noqa: E402
+from tercel.core.errors import UserError  # noqa: E402
 
 TINY = Shape((8, 8, 16, 16), (0, 1, 0, 0), 8)
 
@@ -217,8 +224,6 @@ def test_an_exported_network_is_recognised_and_answers_as_torch_does(tmp_path: P
 
 
 def test_rounding_is_taken_out_again_without_a_trace() -> None:
-    from perception.train.export import Released
-
     released = Released(trained_a_little())
     shown = torch.rand(1, 3, 64, 64) * 255
     expected = released(shown)
@@ -232,11 +237,28 @@ def test_rounding_is_taken_out_again_without_a_trace() -> None:
 
 def test_training_with_rounding_comes_closer_to_the_float_network() -> None:
     distances: list[float] = []
+    rng = np.random.default_rng(0)
+    shown = (batch_of(rng).pictures for _ in iter(int, 1))
     run(
-        trained_a_little(), endless(np.random.default_rng(0)), budget_min=0.05,
+        Released(trained_a_little()), shown, budget_min=2.0, most_steps=75,
         report=lambda line: distances.append(float(line.split()[-1])),
     )  # fmt: skip
     assert distances[-1] <= distances[0]
+
+
+def test_a_released_file_is_read_back_as_the_network_that_wrote_it(tmp_path: Path) -> None:
+    released = Released(trained_a_little())
+    export_released(released, tmp_path / "own.onnx", 64)
+    back, side_px = released_from_onnx(tmp_path / "own.onnx")
+    assert side_px == 64
+    shown = torch.rand(1, 3, 64, 64) * 255
+    for one, other in zip(back(shown), released(shown), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_foreign_file_is_refused_for_training_with_rounding(shared_data: Path) -> None:
+    with pytest.raises(UserError, match="only Tercel's own detectors"):
+        released_from_onnx(shared_data / "models" / "fastestdet_352.onnx")
 
 
 def test_worlds_of_evaluation_seeds_are_refused_for_training() -> None:
