@@ -30,8 +30,8 @@ from tercel.core.component import config_from_mapping
 from tercel.core.errors import Rejected, UserError
 from tercel.core.messages import Detections2D, Image, Tracks2D
 from tercel.hosts.graph import load_graph
-from tercel.hosts.graph_choice import find_graph
 
+GRAPHS = Path(__file__).resolve().parents[2] / "launch" / "graphs"
 HEIGHT, WIDTH = 240, 320
 CLASSES = ("red", "green")
 FRAME_NS = 100_000_000
@@ -233,8 +233,8 @@ def test_a_moving_object_is_followed_without_the_network() -> None:
     for x, message in zip(places, found, strict=True):
         np.testing.assert_allclose(message.boxes_xyxy_px, [[x, 80, x + 40, 140]], atol=5)
     scores = np.concatenate([message.scores for message in found])
-    assert (scores[1:] < scores[0]).all()
-    assert (np.diff(scores[1:]) < 0.02).all()
+    assert (np.diff(scores) <= 0).all()
+    assert scores[-1] < scores[0]  # by then it overlaps the place where it was detected by less than it may
 
 
 def test_a_panning_camera_moves_all_boxes_with_it() -> None:
@@ -494,7 +494,7 @@ def test_a_box_that_the_images_lost_goes_on_with_its_track() -> None:
         watcher.learn_tracks(tracks_of(first.boxes_xyxy_px[0].tolist(), [velocity, 0.0], FRAME_NS))
         now = asyncio.run(watcher.detect(image(hidden, 2 * FRAME_NS)))["detections"]
         np.testing.assert_allclose(now.boxes_xyxy_px[0] - first.boxes_xyxy_px[0], [velocity / 10, 0] * 2, atol=1e-2)
-        assert now.scores[0] < 0.5 * first.scores[0]
+        assert now.scores[0] < 0.7 * first.scores[0]
 
 
 def test_tracks_of_other_classes_are_rejected() -> None:
@@ -533,15 +533,16 @@ def test_a_network_for_regions_that_is_missing_or_knows_other_classes_is_a_users
 
 
 def test_one_line_of_a_graph_switches_it_on(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parents[2] / "launch" / "graphs" / "camera.yaml").read_text()
+    text = (GRAPHS / "camera.yaml").read_text()
     line = "component: perception.camera_detector.CameraDetector"
     assert text.count(line) == 1
+    text = text[: text.index("models:")]
     (tmp_path / "camera.yaml").write_text(
         text.replace(line, "component: perception.temporal_detector.TemporalDetector")
     )
     nodes = load_graph(tmp_path / "camera.yaml").nodes
     assert [node.component for node in nodes if node.name == "detector"] == [TemporalDetector]
-    nodes = find_graph("camera_temporal").nodes
+    nodes = load_graph(GRAPHS / "camera_temporal.yaml").nodes
     assert [node.component for node in nodes if node.name == "detector"] == [TemporalDetectorByTracks]
 
 
