@@ -13,6 +13,7 @@ from pathlib import Path
 
 from perception.classes import TERCEL_CLASSES
 from perception.labelled import load_yolo_folder
+from perception.train.export import export_onnx
 from perception.train.losses import Batch
 from perception.train.run import Settings, train, with_budget
 from perception.train.samples import Source, pictures_of
@@ -60,7 +61,9 @@ def main() -> int:
             teacher=options.data / "models" / "yolox_nano_416.onnx",
         )
 
-    train(settings, stream_of, options.work)
+    network = train(settings, stream_of, options.work)
+    export_onnx(network, options.work / "tercel-nano.onnx", settings.side_px)
+    print(f"written: {options.work / 'tercel-nano.onnx'}; integers: tercel quantize --method qat")
     return 0
 
 

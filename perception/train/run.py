@@ -30,7 +30,8 @@ AVERAGE = 0.9995
 class Settings:
     """How to train. The budget is wall time in minutes; learning rate and weight decay are AdamW's.
 
-    For the early share of the budget pictures are smaller, which makes more steps of the same time.
+    For the early share of the budget pictures are smaller, which makes more steps of the same time. most_steps: a
+    budget in steps instead, for comparisons.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -45,6 +46,7 @@ class Settings:
     weight_decay: float = 0.02
     teacher_weight: float = 2.0
     budget_min: float = 60.0
+    most_steps: int | None = None
     seed: int = 0
     threads: int = 1
 
@@ -98,12 +100,11 @@ def train(
     optimizer = torch.optim.AdamW([{"params": decayed}, {"params": others, "weight_decay": 0.0}],
                                   lr=settings.learning_rate, weight_decay=settings.weight_decay)  # fmt: skip
     step, spent_s = restore(folder / "checkpoint.npz", student, average, optimizer)
-    budget_s = settings.budget_min * 60.0
     began = saved = time.monotonic()
     losses: list[float] = []
     side_px = 0
     stream: Iterator[Batch] = iter(())
-    while (progress := (spent_s + time.monotonic() - began) / budget_s) < 1.0:
+    while (progress := _progress(settings, step, spent_s + time.monotonic() - began)) < 1.0:
         if side_px != settings.side_at(progress):
             side_px = settings.side_at(progress)
             stream = stream_of(side_px)
@@ -128,6 +129,10 @@ def train(
                 report(f"step {step}  {examine(average.network.eval())}")
     save(folder / "checkpoint.npz", student, average, optimizer, step, spent_s + time.monotonic() - began)
     return average.network.eval()
+
+
+def _progress(settings: Settings, step: int, spent_s: float) -> float:
+    return spent_s / (60.0 * settings.budget_min) if settings.most_steps is None else step / settings.most_steps
 
 
 def schedule(progress: float, step: int) -> float:
