@@ -8,7 +8,7 @@
         outputs: {odometry: /odometry}
         config: {map_voxel_m: 0.3}       # optional: the component's own defaults otherwise
     models:                              # optional: names that components ask for
-      detector: null                     # null: the user gives the file, --model FILE
+      detector: tercel-nano              # a shipped or pulled model, or a file beside this one; null: the user gives it
 
 A topic that no component writes comes from the recording. Every mistake is a UserError that names the file, the place
 in it and the mend.
@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 import tercel
+from perception.model_catalog import model_file
 from tercel.core.component import Component, config_from_mapping
 from tercel.core.errors import UserError, nearest_hint
 from tercel.core.messages import Message
@@ -112,10 +113,16 @@ def load_graph(path: Path) -> Graph:
             )
     nodes = tuple(_load_node(name, entry, f"{where}: {name}") for name, entry in components.items())
     models = _mapping(content.get("models") or {}, f"{where}: models")
-    files = {name: None if file is None else (path.parent / str(file)).resolve() for name, file in models.items()}
+    files = {name: None if file is None else _model_file(path.parent, str(file)) for name, file in models.items()}
     graph = Graph(path.stem, nodes, files)
     _check_types(graph, where)
     return graph
+
+
+def _model_file(folder: Path, word: str) -> Path:
+    """The file of a shipped or pulled model's name, or the one at this path from the graph's folder."""
+    path = folder / word
+    return path.resolve() if path.suffix == ".onnx" or path.exists() else model_file(word)
 
 
 def _mapping(value: Any, where: str, known: set[str] | None = None) -> dict[str, Any]:
@@ -234,7 +241,7 @@ def bind(graph: Graph, recording: Recording, remap: Mapping[str, str]) -> dict[s
     return bound
 
 
-def pick_graph(recording: Recording, remap: Mapping[str, str], *, has_model: bool) -> Graph:
+def pick_graph(recording: Recording, remap: Mapping[str, str]) -> Graph:
     """The suite's graph that uses most of the recording's topics. Raises UserError if none can be used."""
     for name, source in remap.items():
         if source not in recording.topics:
@@ -243,8 +250,6 @@ def pick_graph(recording: Recording, remap: Mapping[str, str], *, has_model: boo
     best: Graph | None = None
     for path in graph_files():
         graph = load_graph(path)
-        if any(file is None for file in graph.models.values()) and not has_model:
-            continue
         try:
             bind(graph, recording, {k: v for k, v in remap.items() if k in graph.needed()})
         except UserError:
@@ -254,5 +259,4 @@ def pick_graph(recording: Recording, remap: Mapping[str, str], *, has_model: boo
     if best is not None:
         return best
     types = sorted({t.ros_type for t in recording.topics.values()}) or ["no ROS 2 topics"]
-    hint = "" if has_model else " (a camera alone needs --model FILE.onnx)"
-    raise UserError(f"no graph of the suite can use {recording.path.name}: it has {', '.join(types)}{hint}")
+    raise UserError(f"no graph of the suite can use {recording.path.name}: it has {', '.join(types)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from perception.model_catalog import model_file
 from tercel.core.component import Models
 from tercel.core.errors import UserError, nearest_hint
 from tercel.core.messages import Message, NextLook
@@ -31,11 +32,10 @@ def load_networks(
     backend: Backend = "onnxruntime",
     say: Callable[[str], None] = print,
 ) -> dict[str, Network]:
-    """The networks of a graph, by name. given: files that the user named, as on the command line. Raises UserError.
-
-    say: hears which backend "auto" took.
+    """The networks of a graph, by name. given: files, or names of shipped or pulled models, as on the command line. say:
+    hears which backend "auto" took. Raises UserError.
     """
-    files = graph.model_files({name: Path(file) for name, file in given.items()})
+    files = graph.model_files({name: model_file(word) for name, word in given.items()})
     if not files:
         return {}
     from perception.runtime import load_network

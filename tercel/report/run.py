@@ -108,7 +108,7 @@ def _write_summary(out: Path, summary: Mapping[str, Any]) -> None:
 
 def _choose_graph(options: ReplayOptions, recording: Recording) -> tuple[Graph, str]:
     if options.graph is None:
-        graph = pick_graph(recording, options.remap, has_model=bool(options.models))
+        graph = pick_graph(recording, options.remap)
         return graph, f"picked: the recording has {', '.join(sorted(graph.needed()))}"
     named = {path.stem: path for path in graph_files()}
     return load_graph(named.get(options.graph, Path(options.graph))), "as told"

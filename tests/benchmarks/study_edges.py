@@ -1,8 +1,8 @@
 """Do LEGNet's fixed edge and blur filters help on aerial images? Two short trainings that differ in nothing else.
 
-    python tests/benchmarks/study_edges.py [--steps 900] [--json FILE]         # about 20 minutes; wants the extra `train`
+    python tests/benchmarks/study_edges.py [--steps 900] [--json FILE]    # 20 minutes; the extra `train`
 
-Trained on the training flights of img_aerial_cars alone, judged on its other flights; same seed, same steps, no teacher.
+Trained on the training flights of img_aerial_cars alone, judged on its other flights; same seed and steps, no teacher.
 Not part of `make bench`, for it trains.
 """
 

@@ -115,7 +115,7 @@ def test_two_topics_that_could_serve_are_named_and_left_to_the_user(tmp_path: Pa
 def test_a_recording_without_a_usable_topic_is_a_one_line_error(tmp_path: Path, shared_data: Path) -> None:
     recording = open_recording(shared_data / "bags" / "nav2_turtlebot.mcap")
     with pytest.raises(UserError, match="no graph of the suite can use nav2_turtlebot.mcap: it has geometry_msgs"):
-        pick_graph(recording, {}, has_model=False)
+        pick_graph(recording, {})
 
 
 def test_every_graph_of_the_suite_loads() -> None:
