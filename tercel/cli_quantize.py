@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,19 @@ def _quantize(args: argparse.Namespace) -> int:
         from tercel.report.quantize_report import write_quantize_report
 
         args.report.mkdir(parents=True, exist_ok=True)
-        write_json(args.report / "summary.json", summary)
+        write_json(args.report / "summary.json", _without_nan(summary))
         write_quantize_report(args.report / "report.html", outcome, summary)
     if args.json:
-        write_json(args.json, summary)
+        write_json(args.json, _without_nan(summary))
     _print(outcome, summary, args)
     return 0 if outcome.done else 1
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with null for numbers that are none, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -185,7 +185,8 @@ def mixed_candidates(
 
 def weights_only(material: Material, settings: Settings) -> Candidate:
     """Integer weights alone."""
-    weights = integer_weights(material.graph, settings)
+    # Nothing is multiplied in integers here, so nothing saturates: all eight bits are used.
+    weights = integer_weights(material.graph, replace(settings, target="vnni"))
     model = weights_only_model(material.model, weights, bits=settings.bits)
     return Candidate(f"weights in {settings.bits} bits", model, "fused", tuple(weights))
 
