@@ -16,7 +16,7 @@ from perception.quantize import mixed
 from perception.quantize.calibration import Histogram, Range, RangeMethod, quantizer_range
 from perception.quantize.graph import Graph, constant, rewrite, write_model
 from perception.quantize.number_formats import best_format
-from perception.quantize.plan import LAYOUTS, Layout, Plan, make_plan
+from perception.quantize.plan import LAYOUTS, Layout, make_plan
 from perception.quantize.sensitivity import Trials, convolution_errors, fragile_tensors, sturdy_convolutions
 from perception.quantize.squant import squant_weights
 from perception.quantize.static import (
@@ -111,7 +111,7 @@ def static_candidates(
     """A candidate for each layout, with fragile activations left in float."""
     graph = material.graph
     weights = integer_weights(graph, settings)
-    ranges = {name: quantizer_range(histogram, settings.ranges) for name, histogram in material.histograms.items()}
+    ranges = activation_ranges(material, settings)
     trials = Trials(material.model, ranges, weights, material.inputs[:TRIAL_IMAGES])
     candidates = []
     for layout in settings.layouts:
@@ -124,6 +124,15 @@ def static_candidates(
     return candidates, trials, weights
 
 
+def activation_ranges(material: Material, settings: Settings) -> dict[str, Range]:
+    """Of every activation of any plan; one that shares a range may need it for itself in a smaller plan."""
+    ranges = {name: quantizer_range(histogram, settings.ranges) for name, histogram in material.histograms.items()}
+    for layout in settings.layouts:
+        shares = make_plan(material.graph, layout=layout).shares
+        ranges |= {name: ranges[owner] for name, owner in shares.items() if name not in ranges}
+    return ranges
+
+
 def _candidate(
     name: str,
     material: Material,
@@ -134,16 +143,9 @@ def _candidate(
     settings: Settings,
 ) -> Candidate:
     plan = make_plan(material.graph, layout=layout, convolutions=convolutions)
-    plan = _with_known_ranges(plan, ranges)
     model = quantized_model(material.model, plan, ranges, weights, target=settings.target)
-    kept = {owner: ranges[owner] for owner in plan.tensors if owner in ranges}
+    kept = {name: ranges[name] for name in plan.tensors if name not in plan.shares}
     return Candidate(name, model, layout, plan.convolutions, kept)
-
-
-def _with_known_ranges(plan: Plan, ranges: Mapping[str, Range]) -> Plan:
-    """With fewer convolutions a tensor may have lost the one whose range it shared: then it stays in float."""
-    known = tuple(name for name in plan.tensors if plan.shares.get(name, name) in ranges)
-    return replace(plan, tensors=known)
 
 
 def mixed_candidates(
@@ -170,7 +172,9 @@ def mixed_candidates(
         for head in mixed.heads(ranked):
             taken = mixed.bridged(material.graph, base.layout, head, errors)
             name = f"{len(taken)} of {len(errors)}"
-            one = _candidate(name, material, base.layout, taken, base.ranges, weights, settings)
+            one = _candidate(
+                name, material, base.layout, taken, activation_ranges(material, settings), weights, settings
+            )
             path = written([one], None, Path(folder))[one.name]
             accuracy = compared(found_float, detect_all(path, material.spec, material.images), material.truth)
             say(f"mixed: {name} convolutions as integers lose {accuracy.loss_points:.2f} points")

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 
-from perception.quantize import procedure, verify
-from perception.quantize.calibration import quantizer_range
+from perception.quantize import candidates, procedure, verify
+from perception.quantize.calibration import Histogram, quantizer_range
 from perception.quantize.candidates import Material, Settings, integer_weights
+from perception.quantize.graph import Graph, prepared
 from perception.quantize.images import ImageFiles, calibration_files, held_out
 from perception.quantize.mixed import bridged, heads, ranking
 from perception.quantize.plan import make_plan
@@ -199,13 +200,40 @@ def test_a_layer_alone_between_two_integer_ones_is_taken_along_unless_it_errs(ma
     assert dear == [chain[0], chain[2]]
 
 
-def test_mixed_keeps_within_the_budget_and_says_what_each_layer_would_gain(material: Material) -> None:
+def test_mixed_keeps_within_the_budget_and_says_what_each_layer_would_gain(
+    material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [node.name for node in material.graph.convolutions()]
+    times = [UnitTime(name, 1.0, 0.5 if index % 3 else 1.5) for index, name in enumerate(names)]
+    monkeypatch.setattr(candidates, "unit_times", lambda *_: times)
     said: list[str] = []
     found = procedure.run(material, replace(FAST, method="mixed"), said.append)
-    assert {layer.name for layer in found.layers} >= set(found.chosen.convolutions)
-    assert any("convolutions gain time as integers" in line for line in said)
+    gaining = {layer.name for layer in found.layers if layer.gain_ms > 0.0}
+    assert gaining == {row.name for row in times if row.quantized_ms < 1.0} & {layer.name for layer in found.layers}
+    assert {layer.name for layer in found.layers if layer.quantized} >= set(found.chosen.convolutions)
     assert all(layer.error > 0.0 for layer in found.layers)
-    assert any("lose" in line for line in said)
+    assert any(f"{len(gaining)} of {len(found.layers)} convolutions gain time" in line for line in said)
+    assert found.accuracy.ap50_quantized >= verify.MIN_AGREEMENT_AP50
+
+
+@pytest.mark.parametrize("layout", ["fused", "stepwise"])
+def test_any_choice_of_convolutions_of_a_real_network_can_be_built_and_run(shared_data: Path, layout: str) -> None:
+    model = prepared(shared_data / "models" / "fastestdet_352.onnx")
+    graph = Graph(model)
+    plan = make_plan(graph, layout=layout)
+    histograms = dict.fromkeys((name for name in plan.tensors if name not in plan.shares), Histogram())
+    next(iter(histograms.values())).add(np.linspace(0.0, 4.0, 50))
+    settings = replace(FAST, layouts=(layout,))
+    spec = procedure.detector_of(shared_data / "models" / "fastestdet_352.onnx")
+    material = Material(Path("x"), spec, model, graph, histograms, [], None, [])
+    ranges = candidates.activation_ranges(material, settings)
+    weights = integer_weights(graph, settings)
+    draw = np.random.default_rng(0)
+    for _ in range(6):
+        some = [name for name in plan.convolutions if draw.random() < 0.4]
+        smaller = make_plan(graph, layout=layout, convolutions=some)
+        assert set(smaller.tensors) <= set(plan.tensors)
+        onnx.checker.check_model(quantized_model(model, smaller, ranges, weights))
 
 
 def test_time_is_given_to_units_by_the_names_that_backends_make() -> None:
