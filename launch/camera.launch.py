@@ -1,6 +1,6 @@
 """A camera alone: boxes and tracks in its image.
 
-    ros2 launch tercel camera.launch.py model:=detector.onnx image:=/camera/image_raw
+    ros2 launch tercel camera.launch.py [model:=detector.onnx] image:=/camera/image_raw
 
 What tercel.launch.py takes, this takes too.
 """
@@ -21,7 +21,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", description="the detector's ONNX file"),
+            DeclareLaunchArgument("model", default_value="tercel-nano", description="an ONNX file or a model"),
             DeclareLaunchArgument("image", default_value="camera/image", description="the camera's topic"),
             GroupAction([SetRemap("camera/image", LaunchConfiguration("image")), graph]),
         ]

@@ -1,6 +1,6 @@
 """A drone with a camera: it looks only as often as its tracks need, and predicts where they go.
 
-    ros2 launch tercel drone.launch.py model:=detector.onnx namespace:=drone1 image:=/drone1/camera/image_raw
+    ros2 launch tercel drone.launch.py [model:=detector.onnx] namespace:=drone1 image:=/drone1/camera/image_raw
 
 What tercel.launch.py takes, this takes too; offload:=FILE lets its network run on a server when the link allows.
 """
@@ -22,7 +22,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", description="the detector's ONNX file"),
+            DeclareLaunchArgument("model", default_value="tercel-nano", description="an ONNX file or a model"),
             DeclareLaunchArgument("namespace", default_value="drone1", description="the drone's name"),
             DeclareLaunchArgument("image", default_value="camera/image", description="the camera's topic"),
             GroupAction([SetRemap("camera/image", LaunchConfiguration("image")), graph]),

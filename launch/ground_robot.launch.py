@@ -1,6 +1,6 @@
 """A ground robot with a LiDAR and a camera: where am I, and one set of tracks from both sensors.
 
-    ros2 launch tercel ground_robot.launch.py model:=detector.onnx cloud:=/velodyne_points image:=/front/image_raw \\
+    ros2 launch tercel ground_robot.launch.py [model:=detector.onnx] cloud:=/velodyne_points image:=/front/image_raw \\
         camera_info:=/front/camera_info
 
 /tf_static must connect both sensors' frames. What tercel.launch.py takes, this takes too.
@@ -24,7 +24,7 @@ def generate_launch_description() -> LaunchDescription:
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument("model", description="the detector's ONNX file"),
+            DeclareLaunchArgument("model", default_value="tercel-nano", description="an ONNX file or a model"),
             *(DeclareLaunchArgument(name, default_value=topic) for name, topic in TOPICS.items()),
             GroupAction([*(SetRemap(topic, LaunchConfiguration(name)) for name, topic in TOPICS.items()), graph]),
         ]

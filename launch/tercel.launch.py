@@ -23,7 +23,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "composition", default_value="process", choices=["process", "nodes"], description="one process, or one a node"
     ),
-    DeclareLaunchArgument("model", default_value="", description="the detector's ONNX file, where the graph wants one"),
+    DeclareLaunchArgument("model", default_value="", description="ONNX file or model, not the graph's own"),
     DeclareLaunchArgument("offload", default_value="", description="where networks may run: a file of launch/offload"),
     DeclareLaunchArgument("params_file", default_value="", description="a file of ROS parameters"),
     DeclareLaunchArgument("namespace", default_value="", description="put before every topic but /tf and the like"),
