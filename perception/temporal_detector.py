@@ -37,7 +37,7 @@ Array = NDArray[Any]
 Kind = Literal["full", "narrowed", "skipped"]
 
 _LEAST_VISIBLE = 0.3  # of a moved box, within the image: below that it has left
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.125, 4.0  # without an attempt to follow the motion, in max_interval_ms
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.25, 4.0  # without an attempt to follow the motion, in max_interval_ms
 _FORGET = 0.9
 _FLOW_ERROR_PX = 1.0  # small pixels: what it makes of a tile's detail is not new
 _SURELY_FOUND, _SURELY_STILL = 0.8, 0.6
@@ -91,12 +91,14 @@ class Decision(NamedTuple):
 
 
 class _Reference(NamedTuple):
-    """What the last searched image showed. origins_px (N, 4): where each box was when it was detected."""
+    """What the last searched image showed. origins_px (N, 4): where each box was when it was detected.
+
+    small: None where the next image will not be compared with it."""
 
     stamp_ns: int
     full_ns: int
     shape: tuple[int, ...]
-    small: temporal.Small
+    small: temporal.Small | None
     boxes: Boxes
     origins_px: Array
 
@@ -142,7 +144,8 @@ class TemporalDetector(CameraDetector):
     async def detect(self, image: Image) -> dict[str, Detections2D]:
         """Raises Rejected as `CameraDetector.detect` does; the next image is then searched in full."""
         bgr = bgr_from_image(image)
-        small = temporal.shrink(bgr, temporal.small_size(*bgr.shape[:2]))
+        waits = self._waits(image.stamp_ns)
+        small = None if waits else temporal.shrink(bgr, temporal.small_size(*bgr.shape[:2]))
         decision, held = self._decide(image.stamp_ns, bgr.shape, small)
         before, self._reference = self._reference, None
         if decision.kind == "skipped" and before is not None and held is not None:
@@ -161,7 +164,15 @@ class TemporalDetector(CameraDetector):
         boxes = boxes.take(boxes.scores >= np.float32(self.config.score_threshold))
         return {"detections": self._message(image, boxes)}
 
-    def _decide(self, stamp_ns: int, shape: tuple[int, ...], small: temporal.Small) -> tuple[Decision, _Held | None]:
+    def _waits(self, stamp_ns: int) -> bool:
+        """Whether neither this image nor, at the same pace, the next one will be compared with anything."""
+        if self._reference is None or self._try_ns is None:
+            return False
+        return self._reference.stamp_ns < stamp_ns and 2 * stamp_ns - self._reference.stamp_ns < self._try_ns
+
+    def _decide(
+        self, stamp_ns: int, shape: tuple[int, ...], small: temporal.Small | None
+    ) -> tuple[Decision, _Held | None]:
         config, reference = self.config, self._reference
         if reference is None:
             return Decision("full", "nothing to compare with"), None
@@ -178,15 +189,17 @@ class TemporalDetector(CameraDetector):
             return Decision("full", "motion expected"), None
         if self._try_ns is not None and stamp_ns < self._try_ns:
             return Decision("full", "motion unclear"), None
+        before = reference.small
+        if small is None or before is None:
+            return Decision("full", "nothing to compare with"), None
         noise = temporal.image_noise(small.grey)
-        light = temporal.exposure(reference.small.tile_means, small.tile_means)
-        differences = temporal.differences(reference.small.grey, small.grey, *light)
-        changed = self._noise.changed(differences, noise, config.threshold)
+        light = temporal.exposure(before.tile_means, small.tile_means)
+        changed = self._noise.changed(temporal.differences(before.grey, small.grey, *light), noise, config.threshold)
         if not changed.any():
             self._wait = _SHORTEST_WAIT
             return Decision("skipped", "no change"), _Held(reference.boxes, reference.origins_px)
-        flow = temporal.flow_to(reference.small.grey, small.grey)
-        left = temporal.differences(temporal.warped(reference.small.grey, flow), small.grey, *light)
+        flow = temporal.flow_to(before.grey, small.grey)
+        left = temporal.differences(temporal.warped(before.grey, flow), small.grey, *light)
         new = changed & (left > config.threshold * noise + _FLOW_ERROR_PX * temporal.detail(small.grey))
         held, moved = self._moved(reference, stamp_ns, flow, new)
         self._rate_per_s += _PREDICTION_GAIN * (moved / since_s - self._rate_per_s)
@@ -199,22 +212,28 @@ class TemporalDetector(CameraDetector):
         config = self.config
         facts = (float(changed.mean()), float(new.mean()), moved)
         if moved > config.max_moved:
+            if self.decision is not None and self.decision.kind == "full":  # from one image to the next
+                return self._give_up(stamp_ns, "moved", *facts), None
             return Decision("full", "moved", *facts), None
         if facts[1] <= config.max_new * facts[0]:
             decision = Decision("skipped", "motion followed", *facts)
         elif (packed := self._packed(new, held.boxes, reference.shape)) is not None:
             decision, held = Decision("narrowed", "new in part", *facts), held._replace(mosaic=packed)
         else:
-            self._try_ns = stamp_ns + round(self._wait * config.max_interval_ms * 1e6)
-            self._wait = min(2.0 * self._wait, _LONGEST_WAIT)
-            return Decision("full", "much is new", *facts), None
+            return self._give_up(stamp_ns, "much is new", *facts), None
         self._wait = _SHORTEST_WAIT
         return decision, held
+
+    def _give_up(self, stamp_ns: int, reason: str, *facts: float) -> Decision:
+        """A whole image, and a wait that doubles until the motion is followed again."""
+        self._try_ns = stamp_ns + round(self._wait * self.config.max_interval_ms * 1e6)
+        self._wait = min(2.0 * self._wait, _LONGEST_WAIT)
+        return Decision("full", reason, *facts)
 
     def _moved(self, reference: _Reference, stamp_ns: int, flow: Array, new: Array) -> tuple[_Held, float]:
         """The reference's boxes now, without those that left the image, and how much they moved or were lost, 0..1."""
         height, width = reference.shape[:2]
-        scale_xy = reference.small.grey.shape[1] / width, reference.small.grey.shape[0] / height
+        scale_xy = flow.shape[1] / width, flow.shape[0] / height
         boxes, origins = reference.boxes, reference.origins_px
         now, found = temporal.move_boxes(boxes.xyxy_px, flow, new, scale_xy)
         now = self._by_tracks(boxes, now, found, reference.stamp_ns, stamp_ns)

@@ -213,7 +213,7 @@ def still(drive_scene: Scene, seed: int = 0, count: int = 60) -> Scene:
     return Scene("still", stamped, [_message(image, b) for image, b in zip(stamped, truth, strict=True)])
 
 
-def changing(scene: Scene, count: int = 60) -> Scene:
+def changing(scene: Scene, count: int = 200) -> Scene:
     """The worst case: every image is of another place. Mirrored and turned pieces of a scene; no truth to score by."""
     pictures = []
     for index in range(count):
