@@ -1,8 +1,8 @@
 """The six classes of Tercel's own detector, and which of COCO's 80 classes fall under each.
 
 A robot asks of a thing what it may do next and how bad a collision would be: a person, something on two wheels, a car,
-something larger, an animal, or an obstacle that stands where one could drive. COCO classes that are none of these (food,
-cutlery, things held in a hand) belong to no class of ours.
+something larger, an animal, or an obstacle that stands where one could drive. COCO classes that are none of these
+(food, cutlery, things held in a hand) belong to no class of ours.
 """
 
 from __future__ import annotations

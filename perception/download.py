@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,7 @@ Progress = Callable[[float], None]
 MAX_BYTES = 1 << 30
 TIMEOUT_S = 30.0
 ATTEMPTS = 4
+_NUMBER = re.compile(r"[0-9]{1,18}")  # not isdigit(): what a server sends may hold other scripts' digits
 _BLOCK_BYTES = 1 << 16
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -107,6 +109,8 @@ def _fetch(url: str, part: Path, max_bytes: int, timeout_s: float, progress: Pro
         raise CutOff(type(error).__name__) from None
     except urllib.error.URLError as error:
         raise UserError(f"{url}: cannot be reached ({error.reason}); check the network") from None
+    except ValueError:  # of urllib, from the address that a redirect names
+        raise UserError(f"{url}: leads to an address that is none; the file may have moved") from None
     if received > max_bytes:
         part.unlink(missing_ok=True)
         raise UserError(f"{url}: has more than the {max_bytes} bytes that are expected; what had come was removed")
@@ -132,7 +136,7 @@ def _begin(answer: http.client.HTTPResponse, have: int) -> int:
         return 0
     kind, _, span = answer.headers.get("Content-Range", "").partition(" ")
     first = span.partition("-")[0]
-    if kind != "bytes" or not first.isdigit() or int(first) != have:
+    if kind != "bytes" or not _NUMBER.fullmatch(first) or int(first) != have:
         raise CutOff("the server sends another part than the one asked for")
     return have
 
@@ -140,7 +144,7 @@ def _begin(answer: http.client.HTTPResponse, have: int) -> int:
 def _announced(answer: http.client.HTTPResponse, begin: int) -> int | None:
     """The whole file's length as the server says it."""
     length = answer.headers.get("Content-Length", "")
-    return begin + int(length) if length.isdigit() else None
+    return begin + int(length) if _NUMBER.fullmatch(length) else None
 
 
 def _request(url: str, have: int) -> urllib.request.Request:

@@ -70,7 +70,7 @@ def find_image_files(words: Iterable[str | Path]) -> list[Path]:
     In the order of the words, folders and patterns sorted, no file twice. A file that is named is taken whatever its
     suffix. Raises UserError for a word that means no file.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by where it is: one file may be named in several ways
     for word in map(str, words):
         path = Path(word)
         if path.is_dir():
@@ -81,10 +81,11 @@ def find_image_files(words: Iterable[str | Path]) -> list[Path]:
             files = [Path(name) for name in sorted(glob.glob(word, recursive=True)) if Path(name).is_file()]  # noqa: PTH207 - absolute ones too
         if not files:
             raise UserError(f"{word}: {_nothing_there(path)}")
-        found.update(dict.fromkeys(files))
+        for file in files:
+            found.setdefault(file.resolve(), file)
         if len(found) > MAX_FILES:
             raise UserError(f"{word}: more than {MAX_FILES} images; name fewer at a time")
-    return list(found)
+    return list(found.values())
 
 
 def _nothing_there(path: Path) -> str:

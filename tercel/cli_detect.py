@@ -53,6 +53,7 @@ def _detect(args: argparse.Namespace) -> int:
         threads=args.threads,
         backend=args.backend,
         command=_detect_command(args),
+        json=args.json,
     )
     progress = Progress("detect")
     try:

@@ -32,8 +32,9 @@ def load_networks(
     backend: Backend = "onnxruntime",
     say: Callable[[str], None] = print,
 ) -> dict[str, Network]:
-    """The networks of a graph, by name. given: files, or names of shipped or pulled models, as on the command line. say:
-    hears which backend "auto" took. Raises UserError.
+    """The networks of a graph, by name. given: files, or names of shipped or pulled models, as on the command line.
+
+    say hears which backend "auto" took. Raises UserError.
     """
     files = graph.model_files({name: model_file(word) for name, word in given.items()})
     if not files:

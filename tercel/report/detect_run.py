@@ -45,6 +45,7 @@ class DetectOptions:
     threads: int = 1
     backend: Backend = "onnxruntime"
     command: str = ""
+    json: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +132,10 @@ def run_detect(options: DetectOptions, progress: Progress = lambda _fraction: No
     files = find_image_files(options.images)
     names = _names(files)
     pictures = [options.out / "images" / f"{name}.jpg" for name in names]
-    _check_out(options.out, files, pictures)
-    network = load_network(model_file(options.model), threads=options.threads, backend=options.backend)
+    model = model_file(options.model)
+    written = [*pictures, *(options.out / f"detections.{kind}" for kind in ("json", "html"))]
+    _check_out(options.out, [*files, model], [*written, options.json] if options.json else written)
+    network = load_network(model, threads=options.threads, backend=options.backend)
     config = CameraDetectorConfig(score_threshold=options.score, classes=options.classes)
     run = DetectRun(options, network.path.name, DetectorSteps(network, config))
     shown_bytes = 0
@@ -163,20 +166,27 @@ def run_detect(options: DetectOptions, progress: Progress = lambda _fraction: No
 
 def _names(files: Sequence[Path]) -> list[str]:
     """Each file's path below the deepest folder that holds them all, with forward slashes."""
-    paths = [file.resolve() for file in files]
+    # Links are not followed: a name is what the user sees, not where the file lies on this machine.
+    paths = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100
     shared = Path(os.path.commonpath([path.parent for path in paths]))
     return [path.relative_to(shared).as_posix() for path in paths]
 
 
-def _check_out(out: Path, files: Sequence[Path], pictures: Sequence[Path]) -> None:
-    """Before the work: that OUT can be written, and that no picture would replace an image that is to be read."""
+def _check_out(out: Path, inputs: Sequence[Path], written: Sequence[Path]) -> None:
+    """Before the work: that OUT can be written, and that nothing would replace an image or the model, by any name."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; a folder is wanted")
     require_writable(out / "detections.json")
-    inputs = {file.resolve() for file in files}
-    over = next((picture for picture in pictures if picture.resolve() in inputs), None)
+    known = {_identity(path) for path in inputs if path.exists()}
+    over = next((path for path in written if path.exists() and _identity(path) in known), None)
     if over is not None:
-        raise UserError(f"{over} would be written over an image; name another --out")
+        raise UserError(f"{over} would be written over an image or the model; name another --out or --json")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all links to one file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _write_picture(path: Path, bgr: Array) -> None:

@@ -78,7 +78,7 @@ def faster(runs: dict[str, EvaluationRun], model: str) -> tuple[str, float]:
         backend: row["latency_ms_p50"]
         for backend, run in runs.items()
         for row in run.summary()["models"]
-        if row["model"] == model
+        if Path(row["model"]).stem == model
     }
     backend = min(times, key=lambda name: times[name])
     return backend, times[backend]
@@ -131,11 +131,11 @@ def main() -> int:
                     run = run_evaluation(asked)
                     runs |= {backend: run} if data == "img_coco256" else {}
                     print(f"\n{data}, {backend}, {options.threads} thread\n{run.table()}")
-                    scores.setdefault(data, {row["model"]: row for row in run.summary()["models"]})
+                    scores.setdefault(data, {Path(row["model"]).stem: row for row in run.summary()["models"]})
         except UserError as error:
             print(error, file=sys.stderr)
             return 2
-        lines, ratios = speed_lines(runs, [candidate.name for candidate in runs["onnxruntime"].candidates])
+        lines, ratios = speed_lines(runs, [Path(model).stem for model in models])
     print("\nimage in, boxes out, img_coco256:", *lines, sep="\n  ")
     if options.write_cards:
         write_cards(scores)

@@ -90,6 +90,8 @@ def test_a_fused_street_is_the_same_twice(world: Path, graph: Path, tmp_path: Pa
     assert filecmp.cmp(tmp_path / "a" / "result.mcap", tmp_path / "b" / "result.mcap", shallow=False)
 
 
-def test_a_detector_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tercel("replay", DEMO, "--out", tmp_path / "out", "--graph", GRAPHS / "fusion.yaml") == 2
+def test_a_detector_is_asked_for_where_the_graph_names_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (GRAPHS / "fusion.yaml").read_text()
+    (tmp_path / "fusion.yaml").write_text(text.replace("detector: tercel-nano", "detector: null"))
+    assert tercel("replay", DEMO, "--out", tmp_path / "out", "--graph", tmp_path / "fusion.yaml") == 2
     assert "--model detector=FILE.onnx" in capsys.readouterr().err

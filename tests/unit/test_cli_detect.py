@@ -225,3 +225,29 @@ def test_no_image_is_written_over(
     before = (images / "x.jpg.jpg").read_bytes()
     assert "would be written over an image" in refused(capsys, tmp_path, model, images)
     assert (images / "x.jpg.jpg").read_bytes() == before
+
+
+def test_nothing_is_written_over_a_photograph_by_any_of_its_names(
+    model: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph = Path(shutil.copy(photographs / ROOM, tmp_path / "p.jpg"))
+    before = photograph.read_bytes()
+    command = ["detect", str(model), str(photograph), "--out", str(tmp_path / "out")]
+    assert main([*command, "--json", str(photograph)]) == 2
+    assert "would be written over an image" in capsys.readouterr().err
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "detections.json").hardlink_to(photograph)
+    assert main(command) == 2
+    assert photograph.read_bytes() == before
+
+
+def test_an_image_named_in_three_ways_is_one_and_a_link_leaks_no_folder(
+    model: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(photographs / ROOM, tmp_path / "p.jpg")
+    (tmp_path / "linked.jpg").symlink_to(sorted(photographs.glob("*.jpg"))[1])
+    monkeypatch.chdir(tmp_path)
+    words = ["p.jpg", str(tmp_path / "p.jpg"), "./p.jpg", "linked.jpg"]
+    assert main(["detect", str(model), *words, "--out", "out"]) == 0
+    document = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [image["file_name"] for image in document["images"]] == ["p.jpg", "linked.jpg"]

@@ -34,6 +34,8 @@ class Server:
         """After how many bytes the next answers break off."""
         self.status = 200
         self.leads_to = ""
+        self.length = ""
+        """What is said instead of the true length."""
         self.asked: list[str | None] = []
         server = self
 
@@ -68,7 +70,7 @@ class Server:
         if begin:
             request.send_header("Content-Range", f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}")
         if self.says_length:
-            request.send_header("Content-Length", str(len(body)))
+            request.send_header("Content-Length", self.length or str(len(body)))
         request.end_headers()
         if self.cuts:
             body = body[: self.cuts.pop(0)]
@@ -205,6 +207,19 @@ def test_no_redirect_leads_off_https(server: Server, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="only https is fetched|the server answers 302"):
             fetch(server, tmp_path / "model.onnx")
     assert leftovers(tmp_path) == []
+
+
+def test_a_redirect_to_no_address_is_one_line(server: Server, tmp_path: Path) -> None:
+    server.leads_to = "https://[bad/"
+    with pytest.raises(UserError, match="leads to an address that is none"):
+        fetch(server, tmp_path / "model.onnx")
+
+
+def test_a_length_that_is_no_number_is_not_believed(server: Server, tmp_path: Path) -> None:
+    for length in ("\xb2", "9" * 5000, "-5"):
+        server.length = length
+        assert fetch(server, tmp_path / "model.onnx") == SHA256
+        (tmp_path / "model.onnx").unlink()
 
 
 # --- the catalog and its commands ------------------------------------------------------------------------------------

@@ -164,5 +164,8 @@ def test_a_detector_with_integer_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_importing_perception_does_not_import_onnxruntime() -> None:
-    code = "import sys, perception.camera_detector, perception.runtime; sys.exit(bool({'onnxruntime', 'openvino'} & sys.modules.keys()))"
+    code = (
+        "import sys, perception.camera_detector, perception.runtime; "
+        "sys.exit(bool({'onnxruntime', 'openvino'} & sys.modules.keys()))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
