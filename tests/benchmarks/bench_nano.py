@@ -93,7 +93,8 @@ def speed_lines(runs: dict[str, EvaluationRun], models: list[str]) -> tuple[list
             backend, ms = faster(runs, model)
             ratios[model] = ms / own[1]
             lines.append(
-                f"tercel-nano-int8 ({own[0]}, {own[1]:.2f} ms) is {ms / own[1]:.2f}x as fast as {model} ({backend}, {ms:.2f} ms)"
+                f"tercel-nano-int8 ({own[0]}, {own[1]:.2f} ms) is {ms / own[1]:.2f}x as fast as "
+                f"{model} ({backend}, {ms:.2f} ms)"
             )
     return lines, ratios
 
