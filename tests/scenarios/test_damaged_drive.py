@@ -255,12 +255,15 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(
     (tmp_path / "zero.mcap").touch()
     graph = tmp_path / "bad.yaml"
     graph.write_text("components:\n  a:\n    component: registration.lidar_odometry.LidarOdometri\n")
+    without_model = tmp_path / "camera.yaml"
+    shipped = (Path(__file__).parents[2] / "launch" / "graphs" / "camera.yaml").read_text()
+    without_model.write_text(shipped.replace("detector: tercel-nano", "detector: null"))
     cases: list[tuple[list[object], str]] = [
         (["replay", tmp_path / "none.mcap"], "no recording at"),
         (["replay", tmp_path / "zero.mcap"], "zero bytes"),
         (["replay", camera_lidar_drive, "--graph", "lidr"], "did you mean 'lidar'"),
         (["replay", camera_lidar_drive, "--graph", graph], "did you mean 'LidarOdometry'"),
-        (["replay", camera_lidar_drive, "--graph", "camera"], "needs a model"),
+        (["replay", camera_lidar_drive, "--graph", without_model], "needs a model"),
         (["replay", camera_lidar_drive, "--graph", "camera", "--model", tmp_path / "no.onnx"], "no model at"),
         (["replay", camera_lidar_drive, "--graph", "camera", "--model", graph], "not a model"),
         (["replay", camera_lidar_drive, "--graph", "lidar", "--model", graph], "asks for no model"),
