@@ -105,7 +105,7 @@ def card_path(model_path: str | Path) -> Path:
 def card_beside(model_path: str | Path) -> ModelCard | None:
     """The card of a model file, if there is one. Raises UserError as read_card does."""
     path = card_path(model_path)
-    return read_card(path) if path.is_file() else None
+    return read_card(path) if path.is_file() and path != Path(model_path) else None
 
 
 def read_card(path: Path) -> ModelCard:
