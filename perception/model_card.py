@@ -133,6 +133,8 @@ def write_card(path: Path, card: ModelCard) -> None:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 120
     pairs = {field.name: getattr(card, field.name) for field in fields(card)}
+    # Lists of plain values in one line; but a value that begins with ? is read back as a mapping there.
+    yaml.default_flow_style = False if "?" in repr(pairs) else None
     pairs["classes"] = next((word for word, names in CLASS_LISTS.items() if names == card.classes), card.classes)
     try:
         with path.open("w", encoding="utf-8") as file:

@@ -181,6 +181,11 @@ def test_lists_of_classes_have_names(tmp_path: Path) -> None:
         assert read_card(tmp_path / "my.yaml").classes == names
 
 
+def test_a_class_that_begins_with_a_question_mark_is_read_back(tmp_path: Path) -> None:
+    write_card(tmp_path / "my.yaml", ModelCard(classes=("?0", "a")))
+    assert read_card(tmp_path / "my.yaml").classes == ("?0", "a")
+
+
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=1, max_size=30).map(str.strip)
 NAME = TEXT.filter(bool)
 
