@@ -133,8 +133,6 @@ def write_card(path: Path, card: ModelCard) -> None:
     yaml = YAML(typ="rt", pure=True)
     yaml.width = 120
     pairs = {field.name: getattr(card, field.name) for field in fields(card)}
-    # Lists of plain values in one line; but a value that begins with ? is read back as a mapping there.
-    yaml.default_flow_style = False if "?" in repr(pairs) else None
     pairs["classes"] = next((word for word, names in CLASS_LISTS.items() if names == card.classes), card.classes)
     try:
         with path.open("w", encoding="utf-8") as file:
@@ -248,7 +246,10 @@ def _open_brackets(data: bytes) -> int:
 def _plain(value: Any) -> Any:
     """Tuples as the lists that YAML knows, all the way down, each in one line."""
     from ruamel.yaml.comments import CommentedSeq
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
+    if isinstance(value, str) and value.startswith("?"):
+        return DoubleQuotedScalarString(value)  # plain, "?0" would be read back as a mapping
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if not isinstance(value, list | tuple):
