@@ -12,8 +12,10 @@ OUT ?= out
 demo: .venv/run.stamp
 	$(BIN)/tercel replay datasets/demo/demo.mcap --out $(OUT)/demo
 
+# Two processes: the native threads of one half (OpenVINO, onnxruntime) stay out of the other (zenoh, DDS, sockets).
 test: .venv/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit tests/golden
+	$(BIN)/python -m pytest tests/scenarios tests/ros
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
