@@ -84,18 +84,18 @@ def test_a_transition_that_is_not_allowed_is_refused_and_survived(peer: Peer, ro
 
 
 def test_a_graph_without_its_model_stays_unconfigured_until_it_has_one(peer: Peer, robot: Any) -> None:
-    process = robot("-p", "graph:=camera", "-p", "autostart:=false")
+    process = robot("-p", "graph:=camera", "-p", "models.detector:=missing.onnx", "-p", "autostart:=false")
     assert not peer.change("/tercel", "configure")
     assert peer.state("/tercel") == "unconfigured"
-    assert "configure failed: graph camera needs a model for 'detector'" in process.said()
+    assert "configure failed: no model at missing.onnx" in process.said()
     verbs = peer.call("/tercel/get_available_transitions", GetAvailableTransitions).available_transitions
     assert "configure" in {verb.transition.label for verb in verbs}
 
 
 def test_a_node_that_starts_by_itself_and_cannot_ends_with_the_reason(robot: Any) -> None:
-    process = robot("-p", "graph:=camera")
+    process = robot("-p", "graph:=camera", "-p", "models.detector:=missing.onnx")
     assert process.process.wait(20.0) == 2
-    assert "needs a model for 'detector'" in process.said()
+    assert "no model at missing.onnx" in process.said()
     assert "Traceback" not in process.said()
 
 
