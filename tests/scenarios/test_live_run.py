@@ -125,7 +125,7 @@ GAIN = "tests.unit.live_components.Gain"
         (["run", GAIN, "--transport", "local", "--play", "R", "--record", "/dev/full"], "--record /dev/full: No space"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--offload", "x.yaml"], "leave --offload out"),
         (["run", GAIN, "--transport", "local", "--play", "R", "--duration", "0"], "--duration above 0"),
-        (["run", "camera", "--transport", "local", "--play", "R", "--model", "none"], "no model file or model is named"),
+        (["run", "camera", "--transport", "local", "--play", "R", "--model", "none"], "no model file or model is"),
         (["play", "missing.mcap"], "no recording at missing.mcap"),
         (["play", "R", "--transport", "local"], "reaches nobody outside"),
         (["play", "R", "--delay", "-1"], "--delay -1.0"),
