@@ -54,9 +54,9 @@ from tercel.core.messages import Detections2D, Image
 
 Array = NDArray[Any]
 STRANGE_SHARE = 0.01
+"""Values outside the calibrated range, of one activation, from which on the verification images look like others."""
 SLACK = 0.05
 """How far beyond a calibrated range, as a part of it, nothing is strange."""
-"""Values outside the calibrated range, of one activation, from which on the verification images look like others."""
 _PROBED_IMAGES = 4
 
 
