@@ -15,7 +15,7 @@ from perception.classes import TERCEL_CLASSES
 from perception.labelled import load_yolo_folder
 from perception.train.export import export_onnx
 from perception.train.losses import Batch
-from perception.train.run import Settings, train, with_budget
+from perception.train.run import Settings, train
 from perception.train.samples import Source, pictures_of
 from perception.train.stream import batches
 from perception.train.worlds import write_worlds
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--orchard", type=int, default=6, help="simulated orchards")
     options = parser.parse_args()
     write_worlds(options.work / "worlds", options.street, options.orchard)
-    settings = with_budget(Settings(seed=options.seed, threads=options.threads), options.budget_minutes)
+    settings = Settings(seed=options.seed, threads=options.threads, budget_min=options.budget_minutes)
     found = sources(options.data, options.work)
     for source in found:
         print(f"{source.name}: {len(source.pictures)} pictures, {sum(len(p.labels) for p in source.pictures)} boxes")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +187,3 @@ def weights_of(path: Path, settings: Settings) -> TercelNano:
     with np.load(path, allow_pickle=False) as arrays:
         average.load_state_dict({name: torch.from_numpy(arrays[f"average/{name}"]) for name in average.state_dict()})
     return average.network.eval()
-
-
-def with_budget(settings: Settings, minutes: float) -> Settings:
-    """The same settings with another budget."""
-    return replace(settings, budget_min=minutes)

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from devices.sensors.simulated.world import WorldConfig, generate
+from perception.class_maps import label_table
 from perception.classes import TERCEL_CLASSES
+from perception.splits import WORLD_SEEDS
 from tercel.core.messages import CompressedImage, Tracks2D
 
-TRAINING_SEEDS = range(1000, 2000)
-_CLASSES = {"person": "person", "car": "car", "truck": "large vehicle"}
+TRAINING_SEEDS = WORLD_SEEDS["train"]
 
 
 def pictures(name: str, seed: int, *, rate_hz: float, duration_s: float) -> Iterator[tuple[bytes, list[str]]]:
@@ -41,12 +42,12 @@ def pictures(name: str, seed: int, *, rate_hz: float, duration_s: float) -> Iter
 
 def _lines(truth: Tracks2D, width_px: int, height_px: int) -> list[str]:
     lines = []
-    for box, label in zip(truth.boxes_xyxy_px, truth.labels, strict=True):
+    labels = label_table(truth.class_names, TERCEL_CLASSES)[truth.labels]
+    for box, label in zip(truth.boxes_xyxy_px, labels, strict=True):
         low, high = np.array(box[:2]), np.array(box[2:])
         size = np.array([width_px, height_px])
         centre, extent = (low + high) / 2 / size, (high - low) / size
-        known = TERCEL_CLASSES.index(_CLASSES[truth.class_names[label]])
-        lines.append(f"{known} {centre[0]:.5f} {centre[1]:.5f} {extent[0]:.5f} {extent[1]:.5f}")
+        lines.append(f"{label} {centre[0]:.5f} {centre[1]:.5f} {extent[0]:.5f} {extent[1]:.5f}")
     return lines
 
 
