@@ -89,7 +89,10 @@ class CameraDetector(Component):
         deadline_ns = None if deadline_ms is None else image.stamp_ns + round(deadline_ms * 1e6)
         outputs = await self.models.infer(self.config.model, tensor, deadline_ns=deadline_ns)
         boxes = self.boxes_from_outputs(outputs, placement)
-        message = Detections2D(
+        return {"detections": self._message(image, boxes)}
+
+    def _message(self, image: Image, boxes: Boxes) -> Detections2D:
+        return Detections2D(
             stamp_ns=image.stamp_ns,
             frame_id=image.frame_id,
             boxes_xyxy_px=boxes.xyxy_px,
@@ -97,7 +100,6 @@ class CameraDetector(Component):
             labels=boxes.labels,
             class_names=self.spec.class_names,
         )
-        return {"detections": message}
 
     def boxes_from_outputs(self, outputs: Sequence[Array], placement: Placement) -> Boxes:
         """The network's raw outputs -> the boxes to give out, in the image's pixels and clipped to it."""

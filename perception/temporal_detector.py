@@ -288,16 +288,6 @@ class TemporalDetector(CameraDetector):
         same = {field.name: getattr(self.config, field.name) for field in fields(CameraDetectorConfig)}
         return CameraDetectorConfig(**{**same, "model": self.config.regions_model})
 
-    def _message(self, image: Image, boxes: Boxes) -> Detections2D:
-        return Detections2D(
-            stamp_ns=image.stamp_ns,
-            frame_id=image.frame_id,
-            boxes_xyxy_px=boxes.xyxy_px,
-            scores=boxes.scores,
-            labels=boxes.labels,
-            class_names=self.spec.class_names,
-        )
-
 
 class TemporalDetectorByTracks(TemporalDetector):
     """With the tracker's output fed back: tracks move the boxes that the images lost, and say where to look again."""
