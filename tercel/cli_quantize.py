@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def _quantize(args: argparse.Namespace) -> int:
     source = _trained(args) if args.method == "qat" else args.model
     try:
         images, truth = _verification(args, source, verification)
-        material = gather(source, calibration, images, truth, settings)
+        # What training gave is quantized; what it is held against is always the model that the user named.
+        material = replace(gather(source, calibration, images, truth, settings), source=args.model)
         warnings = calibration_warnings(material, calibration) if calibration is not None else []
         for warning in warnings:
             print(f"warning: {printable(warning)}")

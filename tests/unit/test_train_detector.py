@@ -13,7 +13,11 @@ torch = pytest.importorskip("torch", reason="training needs torch: pip install -
 
 from perception.camera_detector import CameraDetector, CameraDetectorConfig  # noqa: E402
 from perception.classes import TERCEL_CLASSES  # noqa: E402
+from perception.model_catalog import shipped_models  # noqa: E402
+from perception.quantize import procedure  # noqa: E402
+from perception.quantize.verify import detect_all  # noqa: E402
 from perception.runtime import LocalModels, load_network  # noqa: E402
+from perception.train import qat  # noqa: E402
 from perception.train.assign import assign, paired_iou  # noqa: E402
 from perception.train.export import (  # noqa: E402
     Released,
@@ -29,6 +33,7 @@ from perception.train.run import Settings, schedule, train, weights_of  # noqa: 
 from perception.train.samples import Picture, Sampler, Source  # noqa: E402
 from perception.train.stream import Sample, _mirrored, collate  # noqa: E402
 from perception.train.worlds import pictures  # noqa: E402
+from tercel.cli import main  # noqa: E402
 from tercel.core.errors import UserError  # noqa: E402
 
 TINY = Shape((8, 8, 16, 16), (0, 1, 0, 0), 8)
@@ -266,3 +271,20 @@ def test_a_foreign_file_is_refused_for_training_with_rounding(shared_data: Path)
 def test_worlds_of_evaluation_seeds_are_refused_for_training() -> None:
     with pytest.raises(ValueError, match="seed 7 is not for training"):
         next(pictures("street", 7, rate_hz=1.0, duration_s=2.0))
+
+
+def test_quantization_after_training_is_held_against_the_model_that_was_named(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Path] = []
+    monkeypatch.setattr(procedure, "detect_all", lambda path, *rest: judged.append(path) or detect_all(path, *rest))
+    monkeypatch.setattr(qat, "CALIBRATION_BATCHES", 1)
+    model = shipped_models()["tercel-nano"]
+    images = [str(path) for path in sorted((shared_data / "img_coco256/images/train2017").glob("*.jpg"))[:4]]
+    main([
+        "quantize", str(model), "--method", "qat", "--training-minutes", "0.01", "--calibration", *images,
+        "--verify", *images[:2], "-o", str(tmp_path / "int8.onnx"), "--keep-anyway",
+    ])  # fmt: skip
+    assert judged[0] == model
+    assert judged[1] != model
+    assert LocalModels({"detector": load_network(tmp_path / "int8.onnx")}).spec("detector").head == "tercel"
