@@ -52,11 +52,16 @@ class ErrorStatistics:
 
 @dataclass(frozen=True)
 class RelativeErrors:
-    """Drift over pairs of poses. translation_percent: mean of a pair's translation error by its path's length."""
+    """Drift over pairs of poses.
+
+    translation_percent, rotation_deg_per_m: means of a pair's error by the length of its true path, over the pairs that
+    have moved; NaN if none has.
+    """
 
     translation_m: ErrorStatistics
     rotation_deg: ErrorStatistics
     translation_percent: float
+    rotation_deg_per_m: float
 
 
 def associate(reference_stamps_ns: Array, estimate_stamps_ns: Array, tolerance_ns: int) -> tuple[Array, Array]:
@@ -154,8 +159,11 @@ def relative_error(
     rotation_deg = np.degrees(np.linalg.norm(so3_log(error[:, :3, :3]), axis=1))
     path_m = travelled_m[second] - travelled_m[first]
     moved = path_m > 0
-    percent = float(100.0 * np.mean(translation_m[moved] / path_m[moved])) if moved.any() else float("nan")
-    return RelativeErrors(ErrorStatistics.of(translation_m), ErrorStatistics.of(rotation_deg), percent)
+    percent, deg_per_m = (
+        float(np.mean(errors[moved] / path_m[moved])) if moved.any() else float("nan")
+        for errors in (100.0 * translation_m, rotation_deg)
+    )
+    return RelativeErrors(ErrorStatistics.of(translation_m), ErrorStatistics.of(rotation_deg), percent, deg_per_m)
 
 
 def _check_pair(reference: Array, estimate: Array) -> None:
