@@ -12,9 +12,10 @@ OUT ?= out
 demo: .venv/run.stamp
 	$(BIN)/tercel replay datasets/demo/demo.mcap --out $(OUT)/demo
 
-# Two processes: the native threads of one half (OpenVINO, onnxruntime) stay out of the other (zenoh, DDS, sockets).
+# Unit tests share two cores; scenarios, which keep real time, have both for themselves. In processes of their own: the
+# native threads of one half (OpenVINO, onnxruntime) stay out of the other (zenoh, DDS, sockets).
 test: .venv/test.stamp
-	$(BIN)/python -m pytest tests/unit tests/golden
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/golden
 	$(BIN)/python -m pytest tests/scenarios tests/ros
 
 lint: .venv/test.stamp

@@ -16,6 +16,7 @@ setup(
     package_data={
         "tercel.report": ["*.css", "*.html", "*.js"],
         "perception": ["models/*.yaml", "models/*.onnx"],
+        "registration": ["models/*.yaml", "models/*.onnx"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/tercel"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -569,7 +568,9 @@ def test_the_status_is_the_hosts_as_json(active: Rig) -> None:
         ("describe_parameters", "rcl_interfaces/srv/DescribeParameters"),
     ],
 )
-@pytest.mark.parametrize("data", [b"", b"\0", b"\0\1\0\0", b"\xff" * 64, b"\0\1\0\0" + b"\xff" * 16, os.urandom(50)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"\0\1\0\0", b"\xff" * 64, b"\0\1\0\0" + b"\xff" * 16, bytes(range(7, 250, 5))]
+)
 def test_garbage_is_answered_empty_and_the_node_lives_on(active: Rig, name: str, srv_type: str, data: bytes) -> None:
     answer = active.user.call(f"{NODE}/{name}", srv_type, data, timeout_s=10.0)
     response = read_response(srv_type, answer)
