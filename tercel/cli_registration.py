@@ -7,7 +7,78 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tercel.terminal import add_verb, printable, require_writable, write_json
+from tercel.terminal import Progress, add_verb, parse_pairs, printable, require_writable, write_json
+
+# --- odometry --------------------------------------------------------------------------------------------------------
+
+
+def add_odometry(verbs: Any) -> None:
+    """Declare `tercel odometry RECORDING`."""
+    parser = add_verb(
+        verbs,
+        "odometry",
+        _odometry,
+        "Follow a LiDAR through a recording: poses with covariance and health, every scan accounted for.",
+        "  tercel odometry drive.mcap -o traj.txt\n"
+        "  tercel odometry drive.mcap --inertial --report out/drive --json out/drive.json\n"
+        "  tercel odometry rosbag2_folder --topic /velodyne_points --set max_range_m=80 -o traj.txt\n"
+        "  tercel odometry KITTI/sequences/00/velodyne --format kitti -o 00.txt\n",
+    )
+    parser.add_argument(
+        "recording", type=Path, help="an MCAP file, a rosbag2 folder, a ROS 1 bag, or a folder of .bin, .ply, .pcd"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="TRAJ", help="gets the poses of the sensor")
+    parser.add_argument("--format", choices=("tum", "kitti"), default="tum", help="of TRAJ (default tum)")
+    parser.add_argument("--inertial", action="store_true", help="with the recording's IMU")
+    parser.add_argument("--topic", metavar="NAME", help="of the clouds (default: the one with most of them)")
+    parser.add_argument("--rate-hz", type=float, default=10.0, metavar="HZ", help="of a folder's scans (default 10)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the odometry")
+    _add_outputs(parser, "odometry.html: from above with covariance, heights, errors, health")
+
+
+def _odometry(args: argparse.Namespace) -> int:
+    from tercel.report.odometry_run import OdometryOptions, run_odometry
+
+    page = _checked_outputs(args, "odometry.html", args.recording)
+    options = OdometryOptions(
+        recording=args.recording,
+        out=args.output,
+        format=args.format,
+        inertial=args.inertial,
+        settings=parse_pairs(args.set, "=", "--set"),
+        topic=args.topic,
+        rate_hz=args.rate_hz,
+        report=page is not None,
+        command=_odometry_command(args),
+    )
+    progress = Progress("odometry")
+    try:
+        run = run_odometry(options, progress)
+    finally:
+        progress.done()
+    if args.json:
+        write_json(args.json, run.summary())
+    _print_lines(run.table())
+    if args.output and len(run.poses):
+        print(printable(f"trajectory: {args.output}"))
+    if page is not None and len(run.poses):
+        from tercel.report.odometry_report import write_odometry_report
+
+        write_odometry_report(page, run)
+        print(printable(f"html: {page}"))
+    return 0 if len(run.poses) else 1
+
+
+def _odometry_command(args: argparse.Namespace) -> str:
+    """The command that does this again, without the folders that differ from machine to machine."""
+    words = ["tercel", "odometry", args.recording.resolve().name]
+    words += ["--inertial"] if args.inertial else []
+    words += ["--topic", args.topic] if args.topic else []
+    words += ["--rate-hz", f"{args.rate_hz:g}"] if args.rate_hz != 10.0 else []
+    words += [word for setting in args.set for word in ("--set", setting)]
+    words += ["-o", args.output.name, "--format", args.format] if args.output else []
+    return shlex.join(words)
+
 
 # --- evaluate odometry -----------------------------------------------------------------------------------------------
 
@@ -53,7 +124,7 @@ def _evaluate_odometry(args: argparse.Namespace) -> int:
     run = run_evaluation(options)
     if args.json:
         write_json(args.json, run.summary())
-    print("\n".join(map(printable, run.table().split("\n"))))
+    _print_lines(run.table())
     if page is not None:
         from tercel.report.odometry_report import write_evaluation_report
 
@@ -91,3 +162,8 @@ def _checked_outputs(args: argparse.Namespace, page_name: str, *inputs: Path) ->
         if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
             raise UserError(f"{path} would be written over an input; name another place")
     return page
+
+
+def _print_lines(text: str) -> None:
+    """A table whose names may come from outside."""
+    print("\n".join(map(printable, text.split("\n"))))

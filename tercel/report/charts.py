@@ -47,7 +47,7 @@ def map_panel(estimate: Trajectory, true: Array | None, paths: Sequence[TrackPat
     """The way from above in the odometry's frame, equal scales, with the tracks' paths."""
     way = estimate.positions_m[:, :2]
     laid = [way] + ([true[:, :2, 3]] if true is not None else [])
-    axes = _map_axes(np.concatenate(laid), [path.centers[:, :2] for path in paths])
+    axes = map_axes(np.concatenate(laid), [path.centers[:, :2] for path in paths])
     panel = Panel(_MAP_WIDTH, axes.top + axes.height + _MARGIN[3], "Map of the estimated way", "chart map")
     axes.draw(panel, x_unit="m", y_unit="m")
     _draw_tracks(panel, axes, paths)
@@ -57,7 +57,7 @@ def map_panel(estimate: Trajectory, true: Array | None, paths: Sequence[TrackPat
     (x0, y0), (x1, y1) = axes.place(way[[0, -1]]).tolist()
     panel.text(x0, y0, "start", "point start")
     panel.text(x1, y1, "end", "point end")
-    _scale_bar(panel, axes)
+    scale_bar(panel, axes)
     return panel, axes
 
 
@@ -72,7 +72,7 @@ def _draw_tracks(panel: Panel, axes: Axes, paths: Sequence[TrackPath]) -> None:
             panel.circle(float(inside[0, 0]), float(inside[0, 1]), 2.0, "standing")
 
 
-def _map_axes(way: Array, paths: Sequence[Array]) -> Axes:
+def map_axes(way: Array, paths: Sequence[Array]) -> Axes:
     """Room for the whole way and for the tracks near it, neither very flat nor very tall."""
     low, high = way.min(axis=0), way.max(axis=0)
     reach = max(15.0, 0.25 * float((high - low).max()))
@@ -96,7 +96,8 @@ def _inside(axes: Axes, points: Array) -> Array:
     return result
 
 
-def _scale_bar(panel: Panel, axes: Axes) -> None:
+def scale_bar(panel: Panel, axes: Axes) -> None:
+    """A bar of a round length, at the lower right."""
     length_m = nice_step(axes.x_range[1] - axes.x_range[0], 6)
     length = length_m / (axes.x_range[1] - axes.x_range[0]) * axes.width
     right, y = axes.left + axes.width - 12, axes.top + axes.height - 12

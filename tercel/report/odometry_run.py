@@ -1,0 +1,325 @@
+"""Odometry of a recording from end to end: read, follow, write, account. What `tercel odometry` calls."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tercel
+from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
+from registration.trajectory_files import write_kitti, write_tum
+from tercel.core.component import config_from_mapping
+from tercel.core.errors import Rejected, UserError
+from tercel.core.frames import StaticFrames
+from tercel.core.messages import Message, Odometry, PointCloud, Transforms
+from tercel.report.frames import Trajectory, alignment
+from tercel.report.odometry_input import Feed, Item, open_feed
+from tercel.report.odometry_scores import Measure, OdometryScores, counts_text, rows_text, score
+from tercel.terminal import typed_settings
+
+Array = NDArray[Any]
+Progress = Callable[[float], None]
+
+SLACK_NS = 50_000_000
+_POINTS_PER_KEYFRAME = 1500
+_MAX_MAPPED_SCANS = 240
+_MAPPED_RANGE_M = 50.0
+
+
+@dataclass(frozen=True)
+class OdometryOptions:
+    """What the user asked for. settings: of the odometry's config, as written. rate_hz: of a folder of clouds."""
+
+    recording: Path
+    out: Path | None = None
+    format: Literal["tum", "kitti"] = "tum"
+    inertial: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    topic: str | None = None
+    rate_hz: float = 10.0
+    report: bool = False
+    command: str = ""
+
+
+@dataclass(eq=False)
+class Account:
+    """What became of each scan. One entry for each that has a pose, in order; rejected scans are counted by reason.
+
+    rejected_at: how many poses there were, and the log time, when a scan was rejected.
+    """
+
+    stamps_ns: list[int] = field(default_factory=list)
+    poses: list[Array] = field(default_factory=list)
+    covariances: list[Array] = field(default_factory=list)
+    healths: list[str] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    took_ms: list[float] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+    rejected_at: list[tuple[int, int]] = field(default_factory=list)
+    keyframes: int = 0
+    degenerate: int = 0
+    inertial_rejected: Counter[str] = field(default_factory=Counter)
+    mapped: list[Array] = field(default_factory=list)
+
+    @property
+    def scans(self) -> int:
+        """All that came."""
+        return len(self.poses) + self.rejected.total()
+
+
+@dataclass(frozen=True, eq=False)
+class OdometryRun:
+    """What was done. stamps_ns (N,), poses odom_T_sensor (N, 4, 4). scores: where the recording has truth; truth: its
+    poses (M, 4, 4) laid over the odometry at the first pose that both have. notes: what people should know."""
+
+    options: OdometryOptions
+    feed: Feed
+    account: Account
+    stamps_ns: Array
+    poses: Array
+    frame: str
+    scores: OdometryScores | None
+    truth: Trajectory | None
+    notes: list[str]
+
+    @property
+    def path_m(self) -> float:
+        """How long the way is."""
+        return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum()) if len(self.poses) else 0.0
+
+    @property
+    def duration_s(self) -> float:
+        """From the first to the last pose."""
+        return float(self.stamps_ns[-1] - self.stamps_ns[0]) / 1e9 if len(self.stamps_ns) else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """For a JSON file."""
+        account = self.account
+        health = Counter(account.healths)
+        return {
+            "tercel": tercel.__version__,
+            "command": self.options.command,
+            "recording": self.feed.name,
+            "topic": self.feed.topic,
+            "scans": account.scans,
+            "posed": len(account.poses),
+            "rejected": dict(sorted(account.rejected.items())),
+            "health": {name: health[name] for name in ("tracking", "degraded", "lost")},
+            "degenerate": account.degenerate,
+            "keyframes": account.keyframes,
+            "imu_rejected": dict(sorted(account.inertial_rejected.items())),
+            "path_m": self.path_m,
+            "duration_s": self.duration_s,
+            "latency_ms": _quantiles(account.took_ms),
+            "truth": None if self.scores is None else self.scores.summary(),
+            "notes": self.notes,
+            "problems": list(self.feed.problems),
+        }
+
+    def table(self) -> str:
+        """For a terminal."""
+        account, health = self.account, Counter(self.account.healths)
+        states = ", ".join(f"{health[name]:,} {name}" for name in ("tracking", "degraded", "lost"))
+        rows = [
+            ("scans", f"{account.scans:,}: {len(account.poses):,} with a pose, {account.rejected.total():,} rejected"),
+            ("rejected", counts_text(account.rejected)),
+            ("health", states + (f"; {account.degenerate:,} degenerate" if account.degenerate else "")),
+            ("path", f"{self.path_m:,.1f} m in {self.duration_s:,.1f} s, {account.keyframes:,} keyframes"),
+        ]
+        if account.inertial_rejected:
+            rows.append(("IMU rejected", counts_text(account.inertial_rejected)))
+        if account.took_ms:
+            took = _quantiles(account.took_ms)
+            rows.append(("a scan took", f"{took['p50']:.1f} ms, p95 {took['p95']:.1f}, at most {took['max']:.1f}"))
+        rows += [(f"truth: {name}", value) for name, value in self.scores.rows()] if self.scores else []
+        rows += [("note", note) for note in self.notes]
+        rows += [("problem", problem) for problem in self.feed.problems]
+        return rows_text(rows)
+
+
+def run_odometry(options: OdometryOptions, progress: Progress = lambda _share: None) -> OdometryRun:
+    """Follow the sensor through a recording, and write the trajectory if options.out says where.
+
+    Raises UserError for anything that the user can mend, before the first scan where that can be known.
+    """
+    follower = _follower(options)
+    feed = open_feed(options.recording, topic=options.topic, inertial=options.inertial, rate_hz=options.rate_hz)
+    account = Account()
+    statics, truths, frame = _follow(feed, follower, account, options.report, progress)
+    if not account.poses:
+        return OdometryRun(
+            options, feed, account, np.zeros(0, np.int64), np.zeros((0, 4, 4)), frame, None, None,
+            ["no scan could be used"],
+        )  # fmt: skip
+    stamps_ns, poses = np.array(account.stamps_ns, dtype=np.int64), np.stack(account.poses)
+    notes: list[str] = []
+    estimate = Trajectory("odometry", "odom", frame, stamps_ns, poses)
+    scores, truth = _against_truth(estimate, truths, statics, notes)
+    run = OdometryRun(options, feed, account, stamps_ns, poses, frame, scores, truth, notes)
+    if options.out is not None:
+        _write(options.out, run)
+    return run
+
+
+def settings_of(options: OdometryOptions) -> OdometryConfig:
+    """The odometry's config with --set. Raises UserError for an unknown key or a value that it refuses."""
+    defaults = {f.name: f.default for f in fields(OdometryConfig)}
+    settings = typed_settings(options.settings, defaults, "--set")
+    config: OdometryConfig = config_from_mapping(OdometryConfig, settings, where="--set")
+    return config
+
+
+class _Follower:
+    """Scans (and IMU readings) in, results out."""
+
+    def __init__(self, config: OdometryConfig) -> None:
+        self._odometry = ScanToMapOdometry(config)
+
+    def learn(self, message: Message) -> None:
+        """A message beside the scans: nothing here listens."""
+
+    def step(self, cloud: PointCloud) -> OdometryResult:
+        return self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+
+
+def _follower(options: OdometryOptions) -> _Follower:
+    if options.inertial:
+        raise UserError("--inertial is not there yet")
+    return _Follower(settings_of(options))
+
+
+def _follow(
+    feed: Feed, follower: _Follower, account: Account, mapped: bool, progress: Progress
+) -> tuple[list[Transforms], list[Odometry], str]:
+    """Feed all items to the follower. Returns fixed transforms, true poses, and the sensor's frame."""
+    statics: list[Transforms] = []
+    truths: list[Odometry] = []
+    frame = ""
+    for item in feed.items():
+        message = item.message
+        if isinstance(message, Transforms):
+            statics.append(message)
+            follower.learn(message)
+        elif isinstance(message, Odometry):
+            truths.append(message)
+        elif item.role == "cloud":
+            frame = frame or (message.frame_id if message is not None else "")
+            _step(item, follower, account, frame, mapped)
+            progress(account.scans / max(feed.scans, 1))
+        elif message is not None:
+            try:
+                follower.learn(message)
+            except Rejected as rejection:
+                account.inertial_rejected[str(rejection)] += 1
+        elif item.role == "imu":
+            account.inertial_rejected[item.reason] += 1
+    return statics, truths, frame
+
+
+def _step(item: Item, follower: _Follower, account: Account, frame: str, mapped: bool) -> None:
+    """One scan: a pose, or a reason why there is none."""
+    cloud = item.message
+    try:
+        if not isinstance(cloud, PointCloud):
+            raise Rejected(item.reason or "message is no cloud")
+        if cloud.frame_id != frame:
+            raise Rejected("frame changed within the stream")
+        began_s = time.perf_counter()
+        result = follower.step(cloud)
+        account.took_ms.append(1e3 * (time.perf_counter() - began_s))
+    except Rejected as rejection:
+        account.rejected[str(rejection)] += 1
+        account.rejected_at.append((len(account.poses), item.log_time_ns))
+        return
+    account.stamps_ns.append(cloud.stamp_ns)
+    account.poses.append(result.odom_T_sensor)
+    account.overlaps.append(result.overlap)
+    account.healths.append(_health(result))
+    covariance = getattr(result, "covariance", None)
+    account.covariances.append(np.full((6, 6), np.nan) if covariance is None else covariance)
+    account.degenerate += len(getattr(result, "degenerate_directions", ())) > 0
+    is_keyframe = bool(getattr(result, "keyframe", False))
+    account.keyframes += is_keyframe
+    if mapped and is_keyframe:
+        _map(account, cloud, result.odom_T_sensor)
+
+
+def _health(result: OdometryResult) -> str:
+    health = getattr(result, "health", None)
+    return health if health is not None else "tracking" if result.status in ("started", "registered") else "lost"
+
+
+def _map(account: Account, cloud: PointCloud, odom_T_sensor: Array) -> None:
+    """Keep some of a keyframe's points for the picture; when there are very many scans, of every second one."""
+    near = cloud.points_m[(np.abs(cloud.points_m) < _MAPPED_RANGE_M).all(axis=1)]
+    points = near[:: max(1, len(near) // _POINTS_PER_KEYFRAME)].astype(np.float64)
+    account.mapped.append((points @ odom_T_sensor[:3, :3].T + odom_T_sensor[:3, 3]).astype(np.float32))
+    if len(account.mapped) > _MAX_MAPPED_SCANS:
+        del account.mapped[1::2]
+
+
+# --- truth and files -------------------------------------------------------------------------------------------------
+
+
+def _against_truth(
+    estimate: Trajectory, truths: list[Odometry], statics: list[Transforms], notes: list[str]
+) -> tuple[OdometryScores | None, Trajectory | None]:
+    """The scores, aligned, and the truth laid over the odometry at the first common pose; None where there is none."""
+    if not truths:
+        return None, None
+    static = StaticFrames(statics)
+    try:
+        truth = Trajectory.of("truth", truths)
+        estimate_T_truth, truthchild_T_child = alignment(estimate, truth, static, slack_ns=SLACK_NS)
+    except (ValueError, KeyError) as error:
+        notes.append(f"not compared with truth: {error.args[0]}")
+        return None, None
+    laid = Trajectory(
+        "truth", "odom", estimate.child_frame_id, truth.stamps_ns,
+        estimate_T_truth @ truth.frame_T_child @ truthchild_T_child,
+    )  # fmt: skip
+    rows, true = [], []
+    for row, stamp_ns in enumerate(estimate.stamps_ns.tolist()):
+        try:
+            true.append(laid.at(stamp_ns, slack_ns=SLACK_NS))
+        except KeyError:
+            continue
+        rows.append(row)
+    try:
+        scores = score(
+            np.stack(true), estimate.frame_T_child[rows], Measure(aligned=True), stamps_ns=estimate.stamps_ns[rows]
+        )
+    except ValueError as error:
+        notes.append(f"not compared with truth: {error}")
+        return None, None
+    if len(rows) < len(estimate.stamps_ns):
+        notes.append(f"{len(estimate.stamps_ns) - len(rows):,} poses have no true pose at their time")
+    return scores, laid
+
+
+def _write(path: Path, run: OdometryRun) -> None:
+    """TUM: a line for each pose. KITTI: a line for each scan, since nothing else says which scan it is."""
+    if run.options.format == "tum":
+        write_tum(path, run.stamps_ns, run.poses)
+        return
+    rows = list(range(len(run.poses)))
+    for before, _ in reversed(run.account.rejected_at):
+        rows.insert(before, max(before - 1, 0))
+    write_kitti(path, run.poses[rows])
+    if run.account.rejected_at:
+        count = len(run.account.rejected_at)
+        run.notes.append(f"KITTI's format has a row for each scan: {count:,} rejected ones repeat the pose before them")
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    if not values:
+        return {}
+    p50, p95, p99 = np.percentile(values, [50, 95, 99]).tolist()
+    return {"p50": round(p50, 3), "p95": round(p95, 3), "p99": round(p99, 3), "max": round(max(values), 3)}
