@@ -137,9 +137,8 @@ def test_wrong_loops_are_told_apart_and_change_nothing(wrong: int) -> None:
     np.testing.assert_array_equal(found.weights[:-wrong], 1.0)
     assert (found.chi_squared[-wrong:] > CHI_SQUARED_OF_SIX).all()
     right = slice(None, -wrong)
-    without = Edges(
-        edges.first[kept], edges.second[kept], measured[kept], edges.information[kept], edges.doubtful[kept]
-    )
+    names = ("first", "second", "first_T_second", "information", "doubtful")
+    without = Edges(*(getattr(damaged, name)[right] for name in names))
     np.testing.assert_allclose(found.poses, optimise(poses, without).poses, atol=1e-4)
     assert error_m(truth, found.poses) < error_m(truth, poses)
 
