@@ -21,7 +21,7 @@ from tercel.cli_detect import add_detect, add_evaluate_detection, add_models
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
 from tercel.cli_quantize import add_quantize
-from tercel.cli_registration import add_evaluate_odometry, add_odometry
+from tercel.cli_registration import add_evaluate_odometry, add_odometry, add_register
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate_tracking, add_track
@@ -31,7 +31,7 @@ from tercel.terminal import BACKENDS, Progress, add_verb, parse_pairs, printable
 
 _LIVE = (add_run, add_play, add_dashboard, add_view)
 _DETECTORS = (add_detect, add_models, add_quantize)
-_REGISTRATION = (add_odometry,)
+_REGISTRATION = (add_odometry, add_register)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 

@@ -80,6 +80,64 @@ def _odometry_command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+# --- register --------------------------------------------------------------------------------------------------------
+
+
+def add_register(verbs: Any) -> None:
+    """Declare `tercel register TARGET SOURCE`."""
+    parser = add_verb(
+        verbs,
+        "register",
+        _register,
+        "Align two clouds: the transform, whether to believe it, its covariance, and what it leaves open.",
+        "  tercel register target.ply source.ply --json pair.json --report out/pair\n"
+        "  tercel register map.pcd scan.bin --guess guess.txt     # near it: fine alignment only\n"
+        "  tercel register first.bin second.bin --distant         # 10 to 50 m apart, little overlap\n"
+        "clouds: .ply, .pcd, .bin (KITTI), .pcd.bin (nuScenes), .npy (N, 3 or more); exit code 1: they do not fit\n",
+    )
+    parser.add_argument("target", type=Path, help="the cloud that stays")
+    parser.add_argument("source", type=Path, help="the cloud that is moved onto it")
+    how = parser.add_mutually_exclusive_group()
+    for method, words in (
+        ("global", "from anywhere, by features (default without --guess)"),
+        ("local", "from the guess, or from where it is (default with --guess)"),
+        ("distant", "for scans far apart, with little overlap"),
+    ):
+        how.add_argument(f"--{method}", dest="method", action="store_const", const=method, help=words)
+    parser.add_argument("--guess", type=Path, metavar="FILE", help="4x4 target_T_source, as text or our own JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default 0)")
+    _add_outputs(parser, "register.html: the clouds before and after, from above and from the side")
+
+
+def _register(args: argparse.Namespace) -> int:
+    from tercel.core.errors import UserError
+    from tercel.report.register_run import RegisterOptions, run_register
+
+    if args.seed < 0:
+        raise UserError("--seed begins at 0")
+    inputs = [args.target, args.source, *([args.guess] if args.guess else [])]
+    page = _checked_outputs(args, "register.html", *inputs)
+    options = RegisterOptions(args.target, args.source, args.method, args.guess, args.seed, _register_command(args))
+    run = run_register(options)
+    if args.json:
+        write_json(args.json, run.summary())
+    _print_lines(run.table())
+    if page is not None:
+        from tercel.report.register_report import write_register_report
+
+        write_register_report(page, run)
+        print(printable(f"html: {page}"))
+    return 0 if run.converged else 1
+
+
+def _register_command(args: argparse.Namespace) -> str:
+    words = ["tercel", "register", args.target.name, args.source.name]
+    words += [f"--{args.method}"] if args.method else []
+    words += ["--guess", args.guess.name] if args.guess else []
+    words += ["--seed", str(args.seed)] if args.seed else []
+    return shlex.join(words)
+
+
 # --- evaluate odometry -----------------------------------------------------------------------------------------------
 
 

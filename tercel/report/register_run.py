@@ -1,0 +1,212 @@
+"""Two cloud files, read and aligned: what `tercel register` calls."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tercel
+from devices.sensors.recorded.cloud_files import MAX_FILE_BYTES
+from devices.sensors.recorded.folders import CLOUD_SUFFIXES, read_cloud
+from registration.local import Registration, register_local
+from tercel.core.errors import UserError
+from tercel.core.geometry import orthonormalise
+from tercel.report.odometry_scores import rows_text
+
+Array = NDArray[Any]
+Method = Literal["global", "local", "distant"]
+
+SUFFIXES = (*CLOUD_SUFFIXES, ".npy")
+_MAX_GUESS_BYTES = 1 << 20
+_AXES = ("x", "y", "z", "rotation about x", "rotation about y", "rotation about z")
+
+
+@dataclass(frozen=True)
+class RegisterOptions:
+    """What the user asked for. method None: local with a guess, else global. seed: of what is drawn at random."""
+
+    target: Path
+    source: Path
+    method: Method | None = None
+    guess: Path | None = None
+    seed: int = 0
+    command: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RegisterRun:
+    """What was found. target_m (N, 3), source_m (M, 3): finite points. guess (4, 4). local: the fine alignment, None if
+    it never came to that. confidence 0..1, None where the method gives none. counts: what else the method counted."""
+
+    options: RegisterOptions
+    method: Method
+    target_m: Array
+    source_m: Array
+    guess: Array
+    target_T_source: Array
+    converged: bool
+    confidence: float | None
+    local: Registration | None
+    counts: dict[str, int]
+    took_s: float
+
+    @property
+    def status(self) -> str:
+        """How it ended, in a word or two."""
+        return self.local.status if self.local is not None else "converged" if self.converged else "not converged"
+
+    def summary(self) -> dict[str, Any]:
+        """For a JSON file. What is not known, such as the covariance of nothing, is null."""
+        local = self.local
+        return {
+            "target_T_source": _listed(self.target_T_source),
+            "converged": self.converged,
+            "confidence": self.confidence,
+            "covariance": None if local is None or not self.converged else _listed(local.covariance),
+            "status": self.status,
+            "degenerate_directions": [] if local is None else local.degenerate_directions.tolist(),
+            "method": self.method,
+            "inlier_ratio": None if local is None else local.inlier_ratio,
+            "rmse_m": None if local is None or not np.isfinite(local.rmse_m) else local.rmse_m,
+            "iterations": None if local is None else local.iterations,
+            **self.counts,
+            "target": self.options.target.name,
+            "source": self.options.source.name,
+            "target_points": len(self.target_m),
+            "source_points": len(self.source_m),
+            "took_s": round(self.took_s, 3),
+            "command": self.options.command,
+            "tercel": tercel.__version__,
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What it says, and the figure, for people."""
+        rows = [("status", self.status + ("" if self.converged else ": not to be used"))]
+        if self.confidence is not None:
+            rows.append(("confidence", f"{self.confidence:.3f}"))
+        if self.local is not None:
+            rows.append(("overlap", f"{self.local.inlier_ratio:.1%} of the source, {self.local.rmse_m:.3f} m RMSE"))
+        rows += [("one sigma", words) for words in self.sigmas()]
+        rows += [("not held", words) for words in self.open_directions()]
+        rows += [(name.replace("_", " "), f"{count:,}") for name, count in self.counts.items()]
+        rows.append(("took", f"{self.took_s:.2f} s, {self.method}"))
+        return rows
+
+    def table(self) -> str:
+        """For a terminal: the transform, and what is known of it."""
+        matrix = "\n".join("  ".join(f"{value:11.6f}" for value in row) for row in self.target_T_source.tolist())
+        return f"target_T_source\n{matrix}\n\n{rows_text(self.rows())}"
+
+    def sigmas(self) -> list[str]:
+        """The standard deviations in words; none if they are not known."""
+        if self.local is None or not self.converged or not np.isfinite(self.local.covariance).all():
+            return []
+        sigma = np.sqrt(np.diagonal(self.local.covariance))
+        position = ", ".join(f"{name} {value:.4f} m" for name, value in zip("xyz", sigma[:3], strict=True))
+        rotation = ", ".join(f"{name} {value:.4f}°" for name, value in zip("xyz", np.degrees(sigma[3:]), strict=True))
+        return [position, f"about {rotation}"]
+
+    def open_directions(self) -> list[str]:
+        """Each degenerate direction in words: the axes that make up most of it."""
+        if self.local is None:
+            return []
+        return [direction_words(direction) for direction in self.local.degenerate_directions]
+
+
+def run_register(options: RegisterOptions) -> RegisterRun:
+    """Align source with target. Raises UserError for files that cannot be used and options that do not fit."""
+    method: Method = options.method or ("global" if options.guess is None else "local")
+    if options.guess is not None and method != "local":
+        raise UserError(f"--{method} needs no --guess; leave it out or say --local")
+    guess = np.eye(4) if options.guess is None else read_guess(options.guess)
+    target_m, source_m = read_points(options.target), read_points(options.source)
+    began_s = time.perf_counter()
+    if method == "local":
+        local = register_local(target_m, source_m, guess)
+        found, converged, confidence, counts = local.target_T_source, local.converged, None, {}
+    else:
+        result = _method(method)(target_m, source_m, seed=options.seed)
+        found, converged, confidence = result.target_T_source, bool(result.converged), float(result.confidence)
+        local, counts = result.local, {"correspondences": result.correspondences, "inliers": result.inliers}
+    took_s = time.perf_counter() - began_s
+    return RegisterRun(
+        options, method, target_m, source_m, guess, found, converged, confidence, local, counts, took_s
+    )  # fmt: skip
+
+
+def _method(name: Method) -> Callable[..., Any]:
+    if name == "distant":
+        from registration.distant.register import register_distant
+
+        return register_distant
+    from registration.global_ import register_global
+
+    return register_global
+
+
+def direction_words(direction: Array) -> str:
+    """A direction (6,) in words: "x", or "0.8 x + 0.6 y"."""
+    order = np.argsort(-np.abs(direction), kind="stable")
+    kept = [int(axis) for axis in order if abs(direction[axis]) >= 0.2] or [int(order[0])]
+    if len(kept) == 1:
+        return _AXES[kept[0]]
+    sign = np.sign(direction[kept[0]])
+    parts = [f"{sign * direction[axis]:+.2f} {_AXES[axis]}" for axis in kept]
+    return " ".join(parts).removeprefix("+")
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_points(path: Path) -> Array:
+    """The finite points (N, 3) float32 of a cloud file. Raises UserError, OSError."""
+    name = path.name.lower()
+    if not name.endswith(SUFFIXES):
+        raise UserError(f"{path} is none of {', '.join('*' + suffix for suffix in SUFFIXES)}")
+    try:
+        points_m = _read_npy(path) if name.endswith(".npy") else read_cloud(path)[0]
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}; another cloud is wanted") from None
+    finite = np.isfinite(points_m).all(axis=1)
+    if not finite.any():
+        raise UserError(f"{path} holds no finite point among {len(points_m):,}; another cloud is wanted")
+    result: Array = np.ascontiguousarray(points_m[finite], dtype=np.float32)
+    return result
+
+
+def _read_npy(path: Path) -> Array:
+    """The first three columns of an array (N, 3 or more). Raises ValueError."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError("the file is too large for one cloud")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.shape[1] < 3 or array.dtype.kind not in "fiu":
+        raise ValueError("it holds no numbers of shape (N, 3) or (N, 4)")
+    return np.array(array[:, :3])
+
+
+def read_guess(path: Path) -> Array:
+    """target_T_source (4, 4) from a text file of sixteen numbers, or from the JSON that `tercel register` writes.
+
+    Raises UserError, OSError.
+    """
+    if path.stat().st_size > _MAX_GUESS_BYTES:
+        raise UserError(f"{path} is too large for a transform; four rows of four numbers are wanted")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        content = json.loads(text) if text.lstrip().startswith("{") else text.replace(",", " ").split()
+        rows = content["target_T_source"] if isinstance(content, dict) else content
+        return orthonormalise(np.array(rows, dtype=np.float64).reshape(4, 4))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        words = "not a rigid transform" if "rigid" in str(error) else "it holds no sixteen numbers"
+        raise UserError(f"{path}: {words}; four rows of four numbers are wanted, the last 0 0 0 1") from None
+
+
+def _listed(matrix: Array) -> list[list[float]] | None:
+    return matrix.tolist() if np.isfinite(matrix).all() else None
