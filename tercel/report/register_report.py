@@ -118,8 +118,8 @@ def _thinned(points_m: Array) -> Array:
 
 def _windows(points_m: Array) -> tuple[_Window, _Window]:
     """From above and from the side, at one scale, without the few points that are very far."""
-    low, high = np.quantile(points_m, [0.004, 0.996], axis=0)
-    margin = 0.03 * max(float((high - low).max()), 1.0)
+    low, high = np.quantile(points_m, [0.02, 0.98], axis=0)
+    margin = np.maximum(0.15 * (high - low), 1.0)
     low, high = low - margin, high + margin
     scale = _WIDTH / float(high[0] - low[0])
     height_m = float(np.clip(high[1] - low[1], 0.4 * _WIDTH / scale, 1.1 * _WIDTH / scale))
@@ -149,8 +149,12 @@ def _raster(window: _Window, target: Array, source: Array) -> bytes:
     levels = [_levels(count) for count in counts]
     both = (counts[0] > 0) & (counts[1] > 0)
     image = np.maximum(levels[0], np.where(levels[1] > 0, levels[1] + _LEVELS, 0))
-    image = np.where(both, 2 * _LEVELS + np.maximum(levels[0], levels[1]), image)
-    return palette_png(image.reshape(height, width).astype(np.uint8), _palette())
+    image = np.where(both, 2 * _LEVELS + np.maximum(levels[0], levels[1]), image).reshape(height, width)
+    # A point is two pixels high and wide where nothing else is, so that far ones are seen.
+    spread = np.maximum(
+        np.maximum(image, np.roll(image, 1, 0)), np.maximum(np.roll(image, 1, 1), np.roll(image, 1, (0, 1)))
+    )
+    return palette_png(np.where(image > 0, image, spread).astype(np.uint8), _palette())
 
 
 def _levels(counts: Array) -> Array:
