@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry, deskew
+from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
+from registration.sweep import deskew
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.errors import Rejected
 from tercel.core.messages import Array, Odometry, PointCloud
@@ -27,9 +30,10 @@ class LidarOdometryConfig(OdometryConfig):
 class LidarOdometry(Component):
     """The pose of the cloud's frame in the odometry frame, at the cloud's stamp.
 
-    covariance is None: GICP's Hessian cannot tell it honestly (see OdometryResult.information). Velocities are None
-    until two scans have been matched, and after the map had to be begun anew. deskewed is the cloud as one instant, its
-    stamp, would have seen it: what else looks at clouds on a moving robot wants that one.
+    The covariance is of the pose in the odometry frame: it grows with the way (ScanToMapOdometry.pose_covariance).
+    Velocities are None until two scans have been matched, and after the map had to be found or begun anew. deskewed is
+    the cloud as one instant, its stamp, would have seen it: what else looks at clouds on a moving robot wants that one.
+    Counted are the scans in bad health (degraded, lost) and those at which a lost sensor was recovered or restarted.
     """
 
     Config = LidarOdometryConfig
@@ -41,6 +45,7 @@ class LidarOdometry(Component):
         super().__init__(config, models)
         self._odometry = ScanToMapOdometry(self.config)
         self._frame_id: str | None = None
+        self._counted: Counter[str] = Counter()
 
     @on(cloud)
     def step(self, cloud: PointCloud) -> Outputs:
@@ -48,21 +53,33 @@ class LidarOdometry(Component):
         if cloud.frame_id != (self._frame_id or cloud.frame_id):
             raise Rejected("frame changed within the stream")
         result = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        self._count(result)
         odometry = Odometry(
             stamp_ns=cloud.stamp_ns,
             frame_id=self.config.odom_frame,
             child_frame_id=cloud.frame_id,
             frame_T_child=result.odom_T_sensor,
+            covariance=self._odometry.pose_covariance(),
             linear_velocity_mps=None if result.twist is None else result.twist[:3],
             angular_velocity_radps=None if result.twist is None else result.twist[3:],
         )
         self._frame_id = cloud.frame_id
         return {"odometry": odometry, "deskewed": self._deskewed(cloud, result)}
 
+    def counters(self) -> Mapping[str, int]:
+        """How many scans were degraded, lost, recovered and restarted."""
+        return self._counted
+
     def map_points_m(self) -> Array | None:
         """The map that scans are matched with now, in the odometry frame: the last keyframes, thinned."""
         cloud = self._odometry.map.cloud
         return None if cloud is None else np.array(cloud.points()[:, :3])
+
+    def _count(self, result: OdometryResult) -> None:
+        if result.health != "tracking":
+            self._counted[result.health] += 1
+        if result.status in ("recovered", "restarted"):
+            self._counted[result.status] += 1
 
     def _deskewed(self, cloud: PointCloud, result: OdometryResult) -> PointCloud:
         """The cloud without the sensor's own motion, as far as that is known; the same points in the same order."""

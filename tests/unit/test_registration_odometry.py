@@ -349,7 +349,9 @@ def test_the_component_says_which_frame_moves_in_which() -> None:
     assert first.linear_velocity_mps is None
     assert last.linear_velocity_mps is not None
     assert last.angular_velocity_radps is not None
-    assert last.covariance is None
+    assert last.covariance is not None
+    assert (np.linalg.eigvalsh(last.covariance) > 0).all()
+    assert np.sqrt(np.diag(last.covariance)).max() < 0.05
     with pytest.raises(Rejected):
         component.step(cloud_at(3, BAD_SCANS["all NaN"]))
 

@@ -1,0 +1,87 @@
+"""The map that odometry aligns scans with: the last keyframes' points, thinned, with normals and a search tree."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import small_gicp
+from numpy.typing import NDArray
+
+from registration.local import Constraint, align, constraint
+from tercel.core.geometry import inverse, so3_log, transform_points
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """Lengths suit a 16 to 64 beam scanner outdoors; for one in rooms halve map_voxel_m and keyframe_m.
+
+    map_voxel_m: the map keeps one point a voxel of this edge. neighbours: points from which a covariance is estimated.
+    keyframe_m, keyframe_rad: a scan joins the map when the sensor has moved or turned this far since the last that did.
+    keyframes: how many scans the map holds. max_iterations: of one alignment.
+    """
+
+    map_voxel_m: float = 0.5
+    neighbours: int = 10
+    keyframe_m: float = 1.0
+    keyframe_rad: float = 0.5
+    keyframes: int = 10
+    max_iterations: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("map_voxel_m", "keyframe_m", "keyframe_rad"):
+            if not 0.0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name, least in (("neighbours", 5), ("max_iterations", 1), ("keyframes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+
+
+class LocalMap:
+    """Keyframes in the odometry frame; the oldest falls out, so memory is bounded by their number."""
+
+    def __init__(self, config: MapConfig) -> None:
+        self.config = config
+        self.keyframes: deque[tuple[Array, Array]] = deque(maxlen=config.keyframes)
+        self.cloud: small_gicp.PointCloud | None = None
+        self.tree: small_gicp.KdTree | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.cloud is None else int(self.cloud.size())
+
+    def clear(self) -> None:
+        """Forget all keyframes."""
+        self.keyframes.clear()
+
+    def add(self, points_m: Array, odom_T_sensor: Array) -> None:
+        """Make a scan (N, 3) float64, in the sensor's frame, the newest keyframe; the oldest falls out."""
+        self.keyframes.append((odom_T_sensor, transform_points(odom_T_sensor, points_m)))
+        points = np.concatenate([points for _, points in self.keyframes])
+        self.cloud = small_gicp.voxelgrid_sampling(small_gicp.PointCloud(points), self.config.map_voxel_m)
+        self.tree = small_gicp.KdTree(self.cloud)
+        small_gicp.estimate_normals_covariances(self.cloud, self.tree, self.config.neighbours)
+
+    def is_left_behind_by(self, odom_T_sensor: Array) -> bool:
+        """Whether the sensor has moved or turned a keyframe's distance away from the newest keyframe."""
+        motion = inverse(self.keyframes[-1][0]) @ odom_T_sensor
+        moved_m, turned_rad = np.linalg.norm(motion[:3, 3]), np.linalg.norm(so3_log(motion[:3, :3]))
+        return bool(moved_m > self.config.keyframe_m or turned_rad > self.config.keyframe_rad)
+
+    def align(self, scan: small_gicp.PointCloud, guess: Array, match_m: float) -> Any:
+        """small_gicp's result for a scan from a first guess, with partners no farther than match_m."""
+        cloud, tree = self._built()
+        return align(cloud, scan, tree, guess, match_m, self.config.max_iterations)
+
+    def constraint(self, scan: small_gicp.PointCloud, pose: Array, match_m: float, open_m: float) -> Constraint:
+        """How the scan's partners nearer than match_m hold a pose, see registration.local.constraint."""
+        cloud, tree = self._built()
+        return constraint(cloud, scan, tree, pose, match_m, open_m)
+
+    def _built(self) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
+        if self.cloud is None or self.tree is None:
+            raise ValueError("the map is empty")
+        return self.cloud, self.tree
