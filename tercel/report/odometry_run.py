@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tercel
-from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
+from registration.odometry import OdometryResult
 from registration.trajectory_files import write_kitti, write_tum
-from tercel.core.component import config_from_mapping
-from tercel.core.errors import Rejected, UserError
+from tercel.core.errors import Rejected
 from tercel.core.frames import StaticFrames
-from tercel.core.messages import Message, Odometry, PointCloud, Transforms
+from tercel.core.messages import Odometry, PointCloud, Transforms
 from tercel.report.frames import Trajectory, alignment
+from tercel.report.odometry_followers import Follower, make_follower
 from tercel.report.odometry_input import Feed, Item, open_feed
 from tercel.report.odometry_scores import Measure, OdometryScores, counts_text, rows_text, score
-from tercel.terminal import typed_settings
 
 Array = NDArray[Any]
 Progress = Callable[[float], None]
@@ -66,6 +65,7 @@ class Account:
     keyframes: int = 0
     degenerate: int = 0
     inertial_rejected: Counter[str] = field(default_factory=Counter)
+    counters: Mapping[str, int] = field(default_factory=dict)
     mapped: list[Array] = field(default_factory=list)
 
     @property
@@ -115,6 +115,7 @@ class OdometryRun:
             "degenerate": account.degenerate,
             "keyframes": account.keyframes,
             "imu_rejected": dict(sorted(account.inertial_rejected.items())),
+            "imu_counters": dict(account.counters),
             "path_m": self.path_m,
             "duration_s": self.duration_s,
             "latency_ms": _quantiles(account.took_ms),
@@ -135,6 +136,7 @@ class OdometryRun:
         ]
         if account.inertial_rejected:
             rows.append(("IMU rejected", counts_text(account.inertial_rejected)))
+        rows += [(name.replace("_", " "), f"{count:,}") for name, count in account.counters.items()]
         if account.took_ms:
             took = _quantiles(account.took_ms)
             rows.append(("a scan took", f"{took['p50']:.1f} ms, p95 {took['p95']:.1f}, at most {took['max']:.1f}"))
@@ -149,10 +151,11 @@ def run_odometry(options: OdometryOptions, progress: Progress = lambda _share: N
 
     Raises UserError for anything that the user can mend, before the first scan where that can be known.
     """
-    follower = _follower(options)
+    follower = make_follower(options.settings, inertial=options.inertial)
     feed = open_feed(options.recording, topic=options.topic, inertial=options.inertial, rate_hz=options.rate_hz)
     account = Account()
     statics, truths, frame = _follow(feed, follower, account, options.report, progress)
+    account.counters = {name: count for name, count in follower.counters().items() if count}
     if not account.poses:
         return OdometryRun(
             options, feed, account, np.zeros(0, np.int64), np.zeros((0, 4, 4)), frame, None, None,
@@ -168,35 +171,8 @@ def run_odometry(options: OdometryOptions, progress: Progress = lambda _share: N
     return run
 
 
-def settings_of(options: OdometryOptions) -> OdometryConfig:
-    """The odometry's config with --set. Raises UserError for an unknown key or a value that it refuses."""
-    defaults = {f.name: f.default for f in fields(OdometryConfig)}
-    settings = typed_settings(options.settings, defaults, "--set")
-    config: OdometryConfig = config_from_mapping(OdometryConfig, settings, where="--set")
-    return config
-
-
-class _Follower:
-    """Scans (and IMU readings) in, results out."""
-
-    def __init__(self, config: OdometryConfig) -> None:
-        self._odometry = ScanToMapOdometry(config)
-
-    def learn(self, message: Message) -> None:
-        """A message beside the scans: nothing here listens."""
-
-    def step(self, cloud: PointCloud) -> OdometryResult:
-        return self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
-
-
-def _follower(options: OdometryOptions) -> _Follower:
-    if options.inertial:
-        raise UserError("--inertial is not there yet")
-    return _Follower(settings_of(options))
-
-
 def _follow(
-    feed: Feed, follower: _Follower, account: Account, mapped: bool, progress: Progress
+    feed: Feed, follower: Follower, account: Account, mapped: bool, progress: Progress
 ) -> tuple[list[Transforms], list[Odometry], str]:
     """Feed all items to the follower. Returns fixed transforms, true poses, and the sensor's frame."""
     statics: list[Transforms] = []
@@ -223,7 +199,7 @@ def _follow(
     return statics, truths, frame
 
 
-def _step(item: Item, follower: _Follower, account: Account, frame: str, mapped: bool) -> None:
+def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: bool) -> None:
     """One scan: a pose, or a reason why there is none."""
     cloud = item.message
     try:

@@ -107,9 +107,9 @@ def score(
     up (3,): which way is up in the reference's frame, z if None. Raises ValueError if there are none, one is not
     finite, or they cannot be laid over each other.
     """
-    fitted = align(reference, estimate, with_scale=measure.scaled) if measure.aligned else estimate
     if measure.scaled:
         _check_scale(reference, estimate)
+    fitted = align(reference, estimate, with_scale=measure.scaled) if measure.aligned else estimate
     errors_m = absolute_errors_m(reference, fitted)
     absolute = ErrorStatistics.of(errors_m)
     try:

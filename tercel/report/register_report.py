@@ -167,7 +167,8 @@ def _levels(counts: Array) -> Array:
 def _palette() -> Array:
     strengths = np.linspace(0.55, 1.0, _LEVELS)
     colours = [np.append(strength * np.array(colour), 255.0) for colour in _COLOURS for strength in strengths]
-    return np.concatenate([np.zeros((1, 4)), np.stack(colours)]).round().astype(np.uint8)
+    rgba: Array = np.concatenate([np.zeros((1, 4)), np.stack(colours)]).round().astype(np.uint8)
+    return rgba
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def run_register(options: RegisterOptions) -> RegisterRun:
 
 def _method(name: Method) -> Callable[..., Any]:
     if name == "distant":
-        from registration.distant.register import register_distant
+        from registration.distant.matching import register_distant
 
         return register_distant
     from registration.global_ import register_global

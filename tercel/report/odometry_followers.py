@@ -1,0 +1,117 @@
+"""The two odometries behind one pair of verbs: learn what comes beside the scans, and step with each scan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Protocol
+
+from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
+from tercel.core.component import config_from_mapping
+from tercel.core.errors import Rejected, UserError
+from tercel.core.frames import StaticFrames
+from tercel.core.messages import Imu, Message, PointCloud, Transforms
+from tercel.terminal import typed_settings
+
+_MAX_WAITING = 4096
+
+
+class Follower(Protocol):
+    """An odometry."""
+
+    def learn(self, message: Message) -> None:
+        """Take a message beside the scans. Raises Rejected for one that is no use."""
+        ...
+
+    def step(self, cloud: PointCloud) -> OdometryResult:
+        """Take a scan. Raises Rejected for one that is no use."""
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """What it has counted beside the scans' own account."""
+        ...
+
+
+def make_follower(settings: Mapping[str, str], *, inertial: bool) -> Follower:
+    """The odometry with its settings, as written. Raises UserError for an unknown one or a value that it refuses."""
+    if inertial:
+        return InertialFollower(settings)
+    return LidarFollower(_config(OdometryConfig, settings))
+
+
+class LidarFollower:
+    """Scans alone."""
+
+    def __init__(self, config: OdometryConfig) -> None:
+        self._odometry = ScanToMapOdometry(config)
+
+    def learn(self, message: Message) -> None:
+        """Nothing beside the scans matters."""
+
+    def step(self, cloud: PointCloud) -> OdometryResult:
+        """See Follower."""
+        return self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+
+    def counters(self) -> Mapping[str, int]:
+        """Nothing."""
+        return {}
+
+
+class InertialFollower:
+    """Scans and IMU. The odometry begins with the first scan: only then both frames are known."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        from registration.inertial_odometry import InertialOdometryConfig
+
+        self._config: InertialOdometryConfig = _config(InertialOdometryConfig, settings)
+        self._odometry: Any = None
+        self._statics = StaticFrames()
+        self._waiting: deque[Imu] = deque(maxlen=_MAX_WAITING)
+
+    def learn(self, message: Message) -> None:
+        """See Follower."""
+        if isinstance(message, Transforms):
+            self._statics.add(message)
+        elif isinstance(message, Imu) and self._odometry is None:
+            self._waiting.append(message)
+        elif isinstance(message, Imu):
+            self._add(message)
+
+    def step(self, cloud: PointCloud) -> OdometryResult:
+        """See Follower. Raises UserError if nothing tells where the IMU is on the robot."""
+        if self._odometry is None:
+            self._begin(cloud.frame_id)
+        result: OdometryResult = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        return result
+
+    def counters(self) -> Mapping[str, int]:
+        """What the filter found wrong."""
+        return {} if self._odometry is None else dict(self._odometry.counters)
+
+    def _begin(self, lidar_frame: str) -> None:
+        from registration.inertial_odometry import InertialOdometry
+
+        if not self._waiting:
+            raise UserError("the recording has no IMU reading before its first scan; leave --inertial out")
+        imu_frame = self._waiting[-1].frame_id
+        try:
+            imu_T_lidar = self._statics.lookup(imu_frame, lidar_frame)
+        except KeyError:
+            raise UserError(
+                f"/tf_static does not connect {imu_frame!r} with {lidar_frame!r}; record it, or leave --inertial out"
+            ) from None
+        self._odometry = InertialOdometry(imu_T_lidar, self._config)
+        for message in self._waiting:
+            with contextlib.suppress(Rejected):  # before the first scan nobody counts
+                self._add(message)
+        self._waiting.clear()
+
+    def _add(self, message: Imu) -> None:
+        self._odometry.add_imu(message.stamp_ns, message.angular_velocity_radps, message.linear_acceleration_mps2)
+
+
+def _config(kind: type, settings: Mapping[str, str]) -> Any:
+    defaults = {f.name: f.default for f in fields(kind)}
+    return config_from_mapping(kind, typed_settings(settings, defaults, "--set"), where="--set")
