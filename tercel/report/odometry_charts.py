@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tercel.report.charts import map_axes, scale_bar
 from tercel.report.drawing import Axes, Panel, data_uri, nice_step, number, palette_png, thin, ticks
+from tercel.report.odometry_run import SIGMAS
 
 Array = NDArray[Any]
 
-SIGMAS = 3.0
 _ELLIPSES = 40
 _ELLIPSE_POINTS = 24
 _WIDTH = 1180.0
@@ -98,10 +98,10 @@ def _draw_ellipses(panel: Panel, axes: Axes, plane: Plane, ellipses: Ellipses) -
     magnified = magnification(float(np.median(radii_m[:, 1])), span_m / 60.0)
     angles = np.linspace(0.0, 2.0 * np.pi, _ELLIPSE_POINTS, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)])
-    shapes = np.einsum("nab,nb,bp->npa", vectors, np.minimum(magnified * radii_m, span_m), circle)
+    shapes = np.einsum("nab,nb,bp->npa", vectors, np.minimum(magnified * radii_m, span_m / 8.0), circle)
     centres = plane.flat(ellipses.positions_m[rows])
     for centre, shape in zip(centres, shapes, strict=True):
-        panel.line(axes.place(np.clip(centre + shape, *_limits(axes))), "ellipse", closed=True)
+        panel.line(axes.place(centre + shape), "ellipse", closed=True)
     return magnified
 
 

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Protocol
 
+from numpy.typing import NDArray
+
 from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
 from tercel.core.component import config_from_mapping
 from tercel.core.errors import Rejected, UserError
 from tercel.core.frames import StaticFrames
 from tercel.core.messages import Imu, Message, PointCloud, Transforms
 from tercel.terminal import typed_settings
+
+Array = NDArray[Any]
 
 _MAX_WAITING = 4096
 
@@ -27,6 +31,10 @@ class Follower(Protocol):
 
     def step(self, cloud: PointCloud) -> OdometryResult:
         """Take a scan. Raises Rejected for one that is no use."""
+        ...
+
+    def pose_covariance(self) -> Array | None:
+        """Covariance (6, 6) of the last pose in the odometry frame, in the sensor's axes; None if it is not known."""
         ...
 
     def counters(self) -> Mapping[str, int]:
@@ -54,6 +62,10 @@ class LidarFollower:
         """See Follower."""
         return self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
 
+    def pose_covariance(self) -> Array | None:
+        """See Follower: the alignment's, and what the map has drifted."""
+        return self._odometry.pose_covariance()
+
     def counters(self) -> Mapping[str, int]:
         """Nothing."""
         return {}
@@ -69,6 +81,7 @@ class InertialFollower:
         self._odometry: Any = None
         self._statics = StaticFrames()
         self._waiting: deque[Imu] = deque(maxlen=_MAX_WAITING)
+        self._covariance: Array | None = None
 
     def learn(self, message: Message) -> None:
         """See Follower."""
@@ -84,7 +97,12 @@ class InertialFollower:
         if self._odometry is None:
             self._begin(cloud.frame_id)
         result: OdometryResult = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        self._covariance = result.covariance
         return result
+
+    def pose_covariance(self) -> Array | None:
+        """See Follower: the filter's own."""
+        return self._covariance
 
     def counters(self) -> Mapping[str, int]:
         """What the filter found wrong."""

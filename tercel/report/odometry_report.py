@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tercel.report.drawing import Panel, esc, number
 from tercel.report.evaluate_odometry import EvaluateRun
-from tercel.report.odometry_charts import SIGMAS, Ellipses, above_panel, health_panel, line_panel, plane_of
-from tercel.report.odometry_run import OdometryRun
+from tercel.report.odometry_charts import Ellipses, above_panel, health_panel, line_panel, plane_of
+from tercel.report.odometry_run import SIGMAS, OdometryRun
 from tercel.report.odometry_scores import OdometryScores
 from tercel.report.page import document, section
 from tercel.report.tables import table

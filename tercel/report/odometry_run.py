@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tercel
-from registration.odometry import OdometryResult
 from registration.trajectory_files import write_kitti, write_tum
 from tercel.core.errors import Rejected
 from tercel.core.frames import StaticFrames
+from tercel.core.geometry import inverse
 from tercel.core.messages import Odometry, PointCloud, Transforms
 from tercel.report.frames import Trajectory, alignment
 from tercel.report.odometry_followers import Follower, make_follower
@@ -27,6 +28,7 @@ Array = NDArray[Any]
 Progress = Callable[[float], None]
 
 SLACK_NS = 50_000_000
+SIGMAS = 3.0
 _POINTS_PER_KEYFRAME = 1500
 _MAX_MAPPED_SCANS = 240
 _MAPPED_RANGE_M = 50.0
@@ -90,6 +92,19 @@ class OdometryRun:
     notes: list[str]
 
     @property
+    def within(self) -> float | None:
+        """The share of positions whose error from the truth is within 3 sigma of their covariance; None if unknown."""
+        if self.truth is None:
+            return None
+        covariances = np.stack(self.account.covariances)[:, :3, :3]
+        inside = []
+        for stamp_ns, pose, covariance in zip(self.stamps_ns.tolist(), self.poses, covariances, strict=True):
+            with contextlib.suppress(KeyError, np.linalg.LinAlgError):
+                error_m = (inverse(pose) @ self.truth.at(stamp_ns, slack_ns=SLACK_NS))[:3, 3]
+                inside.append(float(error_m @ np.linalg.solve(covariance, error_m)) <= SIGMAS**2)
+        return float(np.mean(inside)) if inside else None
+
+    @property
     def path_m(self) -> float:
         """How long the way is."""
         return float(np.linalg.norm(np.diff(self.poses[:, :3, 3], axis=0), axis=1).sum()) if len(self.poses) else 0.0
@@ -120,6 +135,7 @@ class OdometryRun:
             "duration_s": self.duration_s,
             "latency_ms": _quantiles(account.took_ms),
             "truth": None if self.scores is None else self.scores.summary(),
+            "within_3_sigma": self.within,
             "notes": self.notes,
             "problems": list(self.feed.problems),
         }
@@ -141,6 +157,8 @@ class OdometryRun:
             took = _quantiles(account.took_ms)
             rows.append(("a scan took", f"{took['p50']:.1f} ms, p95 {took['p95']:.1f}, at most {took['max']:.1f}"))
         rows += [(f"truth: {name}", value) for name, value in self.scores.rows()] if self.scores else []
+        if self.within is not None:
+            rows.append(("truth: within 3 sigma", f"{self.within:.1%} of the positions (97.1 % if all is as it says)"))
         rows += [("note", note) for note in self.notes]
         rows += [("problem", problem) for problem in self.feed.problems]
         return rows_text(rows)
@@ -217,19 +235,13 @@ def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: 
     account.stamps_ns.append(cloud.stamp_ns)
     account.poses.append(result.odom_T_sensor)
     account.overlaps.append(result.overlap)
-    account.healths.append(_health(result))
-    covariance = getattr(result, "covariance", None)
+    account.healths.append(result.health)
+    covariance = follower.pose_covariance()
     account.covariances.append(np.full((6, 6), np.nan) if covariance is None else covariance)
-    account.degenerate += len(getattr(result, "degenerate_directions", ())) > 0
-    is_keyframe = bool(getattr(result, "keyframe", False))
-    account.keyframes += is_keyframe
-    if mapped and is_keyframe:
+    account.degenerate += len(result.degenerate_directions) > 0
+    account.keyframes += result.keyframe
+    if mapped and result.keyframe:
         _map(account, cloud, result.odom_T_sensor)
-
-
-def _health(result: OdometryResult) -> str:
-    health = getattr(result, "health", None)
-    return health if health is not None else "tracking" if result.status in ("started", "registered") else "lost"
 
 
 def _map(account: Account, cloud: PointCloud, odom_T_sensor: Array) -> None:
