@@ -245,7 +245,9 @@ class InertialOdometry:
         assert before is not None
         self._failures = 0 if found is not None else self._failures + 1
         lost = self._failures > self.config.max_predicted and sweep is not None
-        state, covariance = (predicted.state, predicted.covariance) if found is None else (found.state, found.covariance)
+        state, covariance = (
+            (predicted.state, predicted.covariance) if found is None else (found.state, found.covariance)
+        )
         if found is not None:
             turned = so3_log(before.odom_T_imu[:3, :3].T @ state.odom_T_imu[:3, :3])
             self._rate_radps = turned / -path.times_s[0] + state.gyro_bias_radps

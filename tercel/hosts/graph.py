@@ -30,7 +30,7 @@ import tercel
 from perception.model_catalog import model_file
 from tercel.core.component import Component, config_from_mapping
 from tercel.core.errors import UserError, nearest_hint
-from tercel.core.messages import Message
+from tercel.core.messages import Imu, Message
 from tercel.hosts.recording import Recording, is_compatible
 
 MAX_GRAPH_BYTES = 1 << 20
@@ -250,6 +250,8 @@ def pick_graph(recording: Recording, remap: Mapping[str, str]) -> Graph:
     best: Graph | None = None
     for path in graph_files():
         graph = load_graph(path)
+        if Imu in graph.needed().values():
+            continue  # that the topics are there does not say that the IMU's place on the robot is
         try:
             bind(graph, recording, {k: v for k, v in remap.items() if k in graph.needed()})
         except UserError:

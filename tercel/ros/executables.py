@@ -5,6 +5,7 @@ setup.py reads this table without importing the suite, so it must stay free of i
 
 COMPONENTS = {
     "lidar_odometry": "registration.lidar_odometry.LidarOdometry",
+    "lidar_inertial_odometry": "registration.lidar_inertial_odometry.LidarInertialOdometry",
     "lidar_obstacles": "perception.lidar_obstacles.LidarObstacleDetector",
     "camera_detector": "perception.camera_detector.CameraDetector",
     "temporal_detector": "perception.temporal_detector.TemporalDetector",

@@ -119,7 +119,8 @@ def test_a_recording_without_a_usable_topic_is_a_one_line_error(tmp_path: Path, 
 
 
 def test_every_graph_of_the_suite_loads() -> None:
-    assert [path.stem for path in graph_files()] == ["camera", "camera_lidar", "camera_temporal", "fusion", "lidar"]
+    names = ["camera", "camera_lidar", "camera_temporal", "fusion", "lidar", "lidar_inertial"]
+    assert [path.stem for path in graph_files()] == names
     for path in graph_files():
         assert load_graph(path).nodes
 
