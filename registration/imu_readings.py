@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def _without_long_steps(ends_s: Array, max_gap_s: float) -> Array:
     """The ends of intervals, those longer than max_gap_s cut into short ones, so that poses between them stay true."""
     pieces = [
         np.linspace(a, b, int(np.ceil((b - a) / COAST_STEP_S)) + 1)[:-1] if b - a > max_gap_s else np.array([a])
-        for a, b in zip(ends_s[:-1], ends_s[1:], strict=True)
+        for a, b in pairwise(ends_s.tolist())
     ]
     return np.concatenate([*pieces, ends_s[-1:]])
 

@@ -8,9 +8,10 @@ later. Results are at the stamp.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import small_gicp
 from numpy.typing import NDArray
 
 from registration.imu_readings import ImuBuffer, ImuConfig, initial_belief
@@ -24,56 +25,73 @@ from registration.inertial import (
     propagate,
     undistort,
 )
-from registration.inertial_fit import Fit, Sweep, fit, prepare
-from registration.odometry import LocalMap, OdometryConfig, OdometryResult, Status, within_range
+from registration.inertial_fit import Fit, fit, thin
+from registration.local_map import LocalMap, MapConfig
+from registration.odometry import Health, OdometryResult, Status, carried
+from registration.sweep import within_range
 from tercel.core.errors import Rejected
 from tercel.core.frames import interpolate_pose
-from tercel.core.geometry import inverse, skew, so3_log
+from tercel.core.geometry import inverse, so3_log
 
 Array = NDArray[Any]
-Health = Literal["tracking", "degraded", "lost"]
 
 MAX_SWEEP_S = 1.0
 MAX_BRIDGE_S = 10.0
 INITIAL_S = 1.0
-SKEW_M = 0.1
+_NOTHING_OPEN = np.zeros((0, 6))
 
 
 @dataclass(frozen=True)
-class InertialOdometryConfig(OdometryConfig, ImuConfig):
-    """What OdometryConfig and ImuConfig have, and:
+class InertialOdometryConfig(MapConfig, ImuConfig):
+    """What MapConfig and ImuConfig have, and the following. Lengths suit a 16 to 64 beam scanner outdoors.
 
-    updates: how often at most a sweep's partners are sought anew. point_weight: how much of GICP's information counts,
-    since neighbouring points share their errors. extrinsic_m, extrinsic_rad: how well the given imu_T_lidar is known
-    (standard deviations); 0 keeps it as it is.
+    max_iterations (MapConfig's): how often at most a sweep's partners are sought.
+    min_range_m, max_range_m: nearer and farther points are dropped (the robot itself; noise).
+    scan_voxel_m: edge of the grid that thins the sweep that corrects the state; coarser than the map's.
+    reach_m, match_m: how far a point looks for its partner at most, from a poor prediction and from a good one.
+    min_points: a thinned sweep with fewer corrects nothing.
+    min_overlap: share of the sweep's points that must find a partner, or else the prediction stands.
+    good_overlap: with a smaller share the health is degraded.
+    max_predicted: after so many sweeps in a row without a match the map is begun anew where the prediction puts it.
+    deskew: undo the sensor's motion within a sweep, if the points carry times.
+    bend_m: a sweep is straightened again if the velocity found would move its beginning by more than this.
+    point_weight: how much of GICP's information counts, since neighbouring points share their errors.
+    extrinsic_m, extrinsic_rad: how well the given imu_T_lidar is known (standard deviations); 0 keeps it as it is.
     """
 
-    updates: int = 5
-    point_weight: float = 0.05
+    max_iterations: int = 6
+    min_range_m: float = 0.5
+    max_range_m: float = 100.0
+    scan_voxel_m: float = 0.75
+    reach_m: float = 2.0
+    match_m: float = 0.5
+    min_points: int = 50
+    min_overlap: float = 0.3
+    good_overlap: float = 0.5
+    max_predicted: int = 5
+    deskew: bool = True
+    bend_m: float = 0.05
+    point_weight: float = 0.15
     extrinsic_m: float = 0.0
     extrinsic_rad: float = 0.0
 
     def __post_init__(self) -> None:
-        OdometryConfig.__post_init__(self)
+        MapConfig.__post_init__(self)
         ImuConfig.__post_init__(self)
-        if self.updates < 1:
-            raise ValueError(f"updates must be 1 or more, not {self.updates}")
-        if not 0.0 < self.point_weight < np.inf:
-            raise ValueError(f"point_weight must be above 0, not {self.point_weight}")
+        for name in ("scan_voxel_m", "reach_m", "match_m", "bend_m", "point_weight"):
+            if not 0.0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0.0 <= self.min_range_m < self.max_range_m < np.inf:
+            raise ValueError(f"min_range_m must be 0 or more and below max_range_m, not {self.min_range_m}")
+        for name in ("min_overlap", "good_overlap"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
+        for name, least in (("min_points", 10), ("max_predicted", 0), ("max_iterations", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
         for name in ("extrinsic_m", "extrinsic_rad"):
             if not 0.0 <= getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, eq=False)
-class InertialResult(OdometryResult):
-    """An OdometryResult, and the filter's state after it, at the sweep's reference time."""
-
-    covariance: Array | None
-    health: Health
-    degenerate_directions: Array
-    keyframe: bool
-    state: InertialState
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +107,11 @@ class Path:
         times_s = np.concatenate([[0.0], np.cumsum(readings.seconds)])
         lidar = predicted.odom_T_imu @ predicted.state.imu_T_lidar
         return cls(times_s - times_s[-1], inverse(lidar[-1]) @ lidar)
+
+    @property
+    def duration_s(self) -> float:
+        """How long the way took."""
+        return float(self.times_s[-1] - self.times_s[0])
 
     def faster_by(self, velocity_mps: Array) -> Path:
         """The same way, but for a velocity (3,) in the reference's axes."""
@@ -110,20 +133,23 @@ class Path:
 class InertialOdometry:
     """Follows one LiDAR with an IMU fixed to it. The odometry frame is the LiDAR's at the first sweep.
 
-    Feed both in order of time, a sweep's readings before the sweep. counters: what was found wrong so far.
+    Feed both in order of time, a sweep's readings before the sweep. counters: what was found wrong so far. Results are
+    those of ScanToMapOdometry, but for three things: a sweep without enough points is "predicted", not rejected; one
+    that is "predicted" or "restarted" has a covariance, the filter's; nothing is sought by global registration.
     """
 
     def __init__(self, imu_T_lidar: Array, config: InertialOdometryConfig | None = None) -> None:
         self.config = InertialOdometryConfig() if config is None else config
         self.map = LocalMap(self.config)
+        self.state: InertialState | None = None
         self.counters = dict.fromkeys(("saturated_readings", "sweeps_without_imu", "predicted", "begun_in_motion"), 0)
         self._imu_T_lidar = imu_T_lidar
         self._readings = ImuBuffer(self.config)
-        self._state: InertialState | None = None
-        self._covariance = np.zeros((0, 0))
+        self._filter_covariance = np.zeros((SIZE, SIZE))
+        self._covariance, self._drift = np.zeros((6, 6)), np.zeros((6, 6))
         self._reference_ns = self._stamp_ns = 0
         self._rate_radps = np.zeros(3)  # what the gyroscope would have said on the last sweep's whole way
-        self._path: tuple[Path, float] | None = None
+        self._path: Path | None = None
         self._failures = 0
 
     def add_imu(self, stamp_ns: int, gyro_radps: Array, accel_mps2: Array) -> None:
@@ -131,42 +157,57 @@ class InertialOdometry:
         self._readings.add(stamp_ns, gyro_radps, accel_mps2)
         self.counters["saturated_readings"] = self._readings.saturated
 
-    def step(self, points_m: Array, stamp_ns: int, time_offset_s: Array | None = None) -> InertialResult:
+    def step(self, points_m: Array, stamp_ns: int, time_offset_s: Array | None = None) -> OdometryResult:
         """Take one sweep: points (N, 3) in the LiDAR's frame, and when each was measured after stamp_ns, (N,).
 
         A sweep with too few usable points is answered with the prediction. Raises Rejected, and leaves the state as it
         was, if the stamp is not after the one before, and for too few points while there is no map yet.
         """
-        points_m, offsets_s = self._usable(points_m, time_offset_s)
-        to_stamp_s = -max(0.0, float(offsets_s.max(initial=0.0)))
-        reference_ns = stamp_ns - round(to_stamp_s * 1e9)
-        if self._state is None:
-            return self._start(points_m, offsets_s + to_stamp_s, stamp_ns, reference_ns)
+        points_m, times_s = self._usable(points_m, time_offset_s)
+        late_ns = max(0, round(1e9 * float(times_s.max(initial=0.0))))
+        reference_ns, times_s = stamp_ns + late_ns, times_s - late_ns * 1e-9
+        if self.state is None:
+            return self._start(points_m, times_s, stamp_ns, reference_ns)
         if stamp_ns <= self._stamp_ns or reference_ns <= self._reference_ns:
             raise Rejected("stamp not after the one before")
         if reference_ns - self._reference_ns > MAX_BRIDGE_S * 1e9:
-            return self._start(points_m, offsets_s + to_stamp_s, stamp_ns, reference_ns)
+            return self._start(points_m, times_s, stamp_ns, reference_ns)
 
+        config = self.config
         readings = self._readings.between(self._reference_ns, reference_ns, self._rate_radps)
-        predicted = propagate(self._state, self._covariance, readings, self.config.gyro_walk, self.config.accel_walk)
+        predicted = propagate(self.state, self._filter_covariance, readings, config.gyro_walk, config.accel_walk)
         path = Path.of(predicted, readings)
-        sweep = self._prepared(path.undistort(points_m, offsets_s + to_stamp_s))
-        found = self._fit(sweep, predicted)
-        if sweep is not None and found is not None:
-            faster = found.state.odom_T_lidar[:3, :3].T @ (found.state.velocity_mps - predicted.state.velocity_mps)
-            if np.linalg.norm(faster) * -path.times_s[0] > SKEW_M:  # the sweep had been bent by a wrong velocity
-                path = path.faster_by(faster)
-                sweep = self._prepared(path.undistort(points_m, offsets_s + to_stamp_s))
-                found = self._fit(sweep, predicted)
-        return self._finish(predicted, sweep, found, path, readings, stamp_ns, reference_ns)
+        dense, found = self._fit(path.undistort(points_m, times_s), predicted)
+        faster = np.zeros(3) if found is None else found.state.velocity_mps - predicted.state.velocity_mps
+        if np.linalg.norm(faster) * path.duration_s > config.bend_m:
+            path = path.faster_by(predicted.state.odom_T_lidar[:3, :3].T @ faster)
+            dense, found = self._fit(path.undistort(points_m, times_s), predicted)
+        if found is not None and found.overlap < config.min_overlap:
+            found = None
+        self._readings.forget_before(reference_ns)
+        self._stamp_ns, self._reference_ns, self._path = stamp_ns, reference_ns, path
+        self.counters["sweeps_without_imu"] += not readings.felt.any()
+        if found is None:
+            return self._go_on_without(predicted, dense, readings)
+        return self._follow(found, dense, readings)
+
+    def pose_covariance(self) -> Array:
+        """Covariance (6, 6) of the last pose in the odometry frame: the result's, and what the map has drifted.
+
+        m^2 and rad^2, x y z rx ry rz in the sensor's frame. Zero at the first sweep, which defines the frame.
+        """
+        return self._covariance + self._drift
 
     def undistorted(self, points_m: Array, time_offset_s: Array) -> Array:
-        """Points (N, 3) of the last sweep as seen at its stamp; as they are while the way is unknown."""
+        """Points (N, 3) of the last sweep as seen at its stamp; as they are where the time or the way is not known."""
         if self._path is None:
             return points_m
-        path, to_stamp_s = self._path
-        moved = inverse(path.at(to_stamp_s)) @ path.reference_T_lidar
-        return undistort(points_m, time_offset_s + to_stamp_s, path.times_s, moved)
+        late_s = (self._reference_ns - self._stamp_ns) * 1e-9
+        stamp_T_lidar = inverse(self._path.at(-late_s)) @ self._path.reference_T_lidar
+        result, timed = points_m.copy(), np.abs(time_offset_s) <= MAX_SWEEP_S
+        times_s = time_offset_s[timed].astype(np.float64) - late_s
+        result[timed] = undistort(points_m[timed], times_s, self._path.times_s, stamp_T_lidar)
+        return result
 
     def _usable(self, points_m: Array, time_offset_s: Array | None) -> tuple[Array, Array]:
         """The points in range, and their times, 0 without deskewing."""
@@ -176,48 +217,52 @@ class InertialOdometry:
         usable &= np.abs(time_offset_s) <= MAX_SWEEP_S  # no NaN either
         return points_m[usable], time_offset_s[usable].astype(np.float64)
 
-    def _prepared(self, points_m: Array) -> Sweep | None:
+    def _thin(self, points_m: Array) -> tuple[Array, small_gicp.PointCloud] | None:
+        """The sweep for the map and for the fit, None if too little is left."""
         config = self.config
-        return prepare(points_m, config.map_voxel_m, config.scan_voxel_m, config.neighbours, config.min_points)
-
-    def _fit(self, sweep: Sweep | None, predicted: Propagation) -> Fit | None:
-        """The corrected state, None if there is nothing to correct it with or too little of it fits."""
-        if sweep is None:
+        if len(points_m) < config.min_points:
             return None
-        config = self.config
+        dense, scan = thin(points_m, config.map_voxel_m, config.scan_voxel_m, config.neighbours)
+        return None if scan.size() < config.min_points else (dense, scan)
+
+    def _fit(self, points_m: Array, predicted: Propagation) -> tuple[Array | None, Fit | None]:
+        """The sweep for the map, and the corrected state, each None if there is none."""
+        thinned, config = self._thin(points_m), self.config
+        if thinned is None:
+            return None, None
         found = fit(
             self.map,
-            sweep,
+            thinned[1],
             predicted,
-            updates=config.updates,
+            updates=config.max_iterations,
             reach_m=config.reach_m,
             match_m=config.match_m,
             point_weight=config.point_weight,
         )
-        return found if found.overlap >= config.min_overlap and np.isfinite(found.state.odom_T_imu).all() else None
+        return thinned[0], found if found is not None and np.isfinite(found.state.odom_T_imu).all() else None
 
-    def _start(self, points_m: Array, times_s: Array, stamp_ns: int, reference_ns: int) -> InertialResult:
+    def _start(self, points_m: Array, times_s: Array, stamp_ns: int, reference_ns: int) -> OdometryResult:
         """Begin a map with this sweep: at the origin, or, after a long break, where the state was left."""
         seconds, gyro, accel = self._readings.since(reference_ns)
         first = (seconds <= 0.0) & (seconds > -INITIAL_S)
         state, covariance, at_rest = initial_belief(gyro[first], accel[first], self._imu_T_lidar, self.config)
-        sweep = self._prepared(self._turned_back(points_m, times_s, state, reference_ns))
-        if sweep is None:
+        thinned = self._thin(self._turned_back(points_m, times_s, state, reference_ns))
+        if thinned is None:
             raise Rejected("too few usable points")
         scale = np.repeat([self.config.extrinsic_m, self.config.extrinsic_rad], 3)
         covariance[EXTRINSIC, EXTRINSIC] = np.diag(scale**2)
         status: Status = "started"
-        if self._state is not None:
-            state, status = _moved_to(state, self._state), "restarted"
+        if self.state is not None:
+            state, status = _moved_to(state, self.state), "restarted"
             self.map.clear()
         self.counters["begun_in_motion"] += not at_rest
-        self._state, self._covariance = state, covariance
+        self.state, self._filter_covariance = state, covariance
         self._stamp_ns, self._reference_ns, self._path, self._failures = stamp_ns, reference_ns, None, 0
         self._rate_radps = state.gyro_bias_radps
-        self.map.add(sweep.dense_m, state.odom_T_lidar)
-        health: Health = "tracking" if at_rest else "degraded"
-        return InertialResult(
-            status, state.odom_T_lidar, None, 0.0, 0, None, None, health, np.zeros((0, 6)), True, state
+        self.map.add(thinned[0], state.odom_T_lidar)
+        health: Health = "lost" if status == "restarted" else "tracking" if at_rest else "degraded"
+        return OdometryResult(
+            status, state.odom_T_lidar, None, 0.0, 0, None, None, health, _NOTHING_OPEN, keyframe=True
         )
 
     def _turned_back(self, points_m: Array, times_s: Array, state: InertialState, reference_ns: int) -> Array:
@@ -230,66 +275,72 @@ class InertialOdometry:
         turned = propagate(state, np.zeros((SIZE, SIZE)), turning, 0.0, 0.0)
         return Path.of(turned, readings).undistort(points_m, times_s)
 
-    def _finish(
-        self,
-        predicted: Propagation,
-        sweep: Sweep | None,
-        found: Fit | None,
-        path: Path,
-        readings: Readings,
-        stamp_ns: int,
-        reference_ns: int,
-    ) -> InertialResult:
-        """Take over the state, look after the map, and say how it went."""
-        before = self._state
-        assert before is not None
-        self._failures = 0 if found is not None else self._failures + 1
-        lost = self._failures > self.config.max_predicted and sweep is not None
-        state, covariance = (
-            (predicted.state, predicted.covariance) if found is None else (found.state, found.covariance)
-        )
-        if found is not None:
-            turned = so3_log(before.odom_T_imu[:3, :3].T @ state.odom_T_imu[:3, :3])
-            self._rate_radps = turned / -path.times_s[0] + state.gyro_bias_radps
-        if lost:
-            self.map.clear()
-            self._failures = 0
-        keyframe = lost or (found is not None and self.map.is_left_behind_by(state.odom_T_lidar))
-        if keyframe and sweep is not None:
-            self.map.add(sweep.dense_m, state.odom_T_lidar)
-        self._state, self._covariance = state, covariance
-        self._stamp_ns, self._reference_ns = stamp_ns, reference_ns
-        to_stamp_s = (stamp_ns - reference_ns) * 1e-9
-        self._path = path, to_stamp_s
-        self._readings.forget_before(reference_ns)
-        self.counters["predicted"] += found is None
-        self.counters["sweeps_without_imu"] += not readings.felt.any()
+    def _follow(self, found: Fit, dense: Array | None, readings: Readings) -> OdometryResult:
+        """The corrected state stands."""
+        config, state = self.config, found.state
+        before = self._take(state, found.covariance, found.pose_covariance)
+        turned = so3_log(before.odom_T_imu[:3, :3].T @ state.odom_T_imu[:3, :3])
+        self._rate_radps = turned / readings.seconds.sum() + state.gyro_bias_radps
+        self._failures = 0
+        keyframe = dense is not None and self.map.is_left_behind_by(state.odom_T_lidar)
+        if keyframe and dense is not None:
+            # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
+            self._drift = self._drift + (2.0 / (len(self.map.keyframes) + 1.0)) ** 2 * found.held.covariance
+            self.map.add(dense, state.odom_T_lidar)
+        open_directions = found.held.degenerate_directions
+        sound = len(open_directions) == 0 and found.overlap >= config.good_overlap and readings.felt.all()
+        return self._result("registered", "tracking" if sound else "degraded", readings, found, keyframe)
 
-        open_directions = np.zeros((0, 6)) if sweep is None else sweep.open_directions
-        sound = found is not None and len(open_directions) == 0 and readings.felt.all()
-        health: Health = "lost" if lost else "tracking" if sound else "degraded"
-        status: Status = "restarted" if lost else "predicted" if found is None else "registered"
-        reference_T_stamp = path.at(to_stamp_s)
-        return InertialResult(
-            status,
-            state.odom_T_lidar @ reference_T_stamp,
-            self._twist(state, readings),
-            0.0 if found is None else found.overlap,
-            0 if found is None else found.iterations,
-            None if found is None else found.information,
-            _pose_covariance(state, covariance, reference_T_stamp),
-            health,
-            open_directions,
-            keyframe,
-            state,
+    def _go_on_without(self, predicted: Propagation, dense: Array | None, readings: Readings) -> OdometryResult:
+        """The prediction stands; if the map has been missed for long, another begins there."""
+        jacobian = lidar_jacobian(predicted.state)
+        self._take(predicted.state, predicted.covariance, jacobian @ predicted.covariance @ jacobian.T)
+        self.counters["predicted"] += 1
+        self._failures += dense is not None  # an empty sweep says nothing about the map
+        if dense is None or self._failures <= self.config.max_predicted:
+            return self._result("predicted", "degraded", readings, None, keyframe=False)
+        self.map.clear()
+        self.map.add(dense, predicted.state.odom_T_lidar)
+        self._failures = 0
+        return self._result("restarted", "lost", readings, None, keyframe=True)
+
+    def _take(self, state: InertialState, covariance: Array, pose_covariance: Array) -> InertialState:
+        """Make a state the current one; returns the one before."""
+        before = self.state
+        if before is None:
+            raise ValueError("there is no state yet")
+        self._drift = carried(self._drift, inverse(state.odom_T_lidar) @ before.odom_T_lidar)
+        self.state, self._filter_covariance, self._covariance = state, covariance, pose_covariance
+        return before
+
+    def _result(
+        self, status: Status, health: Health, readings: Readings, found: Fit | None, keyframe: bool
+    ) -> OdometryResult:
+        """What there is to say about the current state, at the stamp."""
+        if self.state is None or self._path is None:
+            raise ValueError("there is no state yet")
+        reference_T_stamp = self._path.at((self._stamp_ns - self._reference_ns) * 1e-9)
+        covariance = carried(self._covariance, inverse(reference_T_stamp))
+        return OdometryResult(
+            status=status,
+            odom_T_sensor=self.state.odom_T_lidar @ reference_T_stamp,
+            twist=_twist(self.state, readings),
+            overlap=0.0 if found is None else found.overlap,
+            iterations=0 if found is None else found.iterations,
+            information=np.linalg.inv(covariance),
+            covariance=covariance,
+            health=health,
+            degenerate_directions=_NOTHING_OPEN if found is None else found.held.degenerate_directions,
+            keyframe=keyframe,
         )
 
-    def _twist(self, state: InertialState, readings: Readings) -> Array:
-        """Velocity and turn rate (6,) in the LiDAR's frame at the reference time."""
-        lidar_R_imu = state.imu_T_lidar[:3, :3].T
-        rate = readings.gyro_radps[-1] - state.gyro_bias_radps
-        velocity = state.odom_T_imu[:3, :3].T @ state.velocity_mps + np.cross(rate, state.imu_T_lidar[:3, 3])
-        return np.concatenate([lidar_R_imu @ velocity, lidar_R_imu @ rate])
+
+def _twist(state: InertialState, readings: Readings) -> Array:
+    """Velocity and turn rate (6,) of the LiDAR in its own frame at the reference time."""
+    lidar_R_imu = state.imu_T_lidar[:3, :3].T
+    rate = readings.gyro_radps[-1] - state.gyro_bias_radps
+    velocity = state.odom_T_imu[:3, :3].T @ state.velocity_mps + np.cross(rate, state.imu_T_lidar[:3, 3])
+    return np.concatenate([lidar_R_imu @ velocity, lidar_R_imu @ rate])
 
 
 def _moved_to(state: InertialState, place: InertialState) -> InertialState:
@@ -303,14 +354,3 @@ def _moved_to(state: InertialState, place: InertialState) -> InertialState:
         odom_T_fresh[:3, :3] @ state.odom_R_level,
         state.imu_T_lidar,
     )
-
-
-def _pose_covariance(state: InertialState, covariance: Array, lidar_T_other: Array) -> Array:
-    """Covariance (6, 6) of odom_T_lidar @ lidar_T_other, translation first, in the other frame."""
-    other_T_lidar = inverse(lidar_T_other)
-    adjoint = np.zeros((6, 6))
-    adjoint[:3, :3] = adjoint[3:, 3:] = other_T_lidar[:3, :3]
-    adjoint[:3, 3:] = skew(other_T_lidar[:3, 3]) @ other_T_lidar[:3, :3]
-    jacobian = adjoint @ lidar_jacobian(state)
-    result: Array = jacobian @ covariance @ jacobian.T
-    return result

@@ -132,5 +132,5 @@ class LidarInertialOdometry(Component):
         """The cloud without the sensor's own motion, as far as that is known; the same points in the same order."""
         if cloud.time_offset_s is None or not self.config.deskew:
             return cloud
-        points_m = odometry.undistorted(cloud.points_m, cloud.time_offset_s.astype(np.float64))
+        points_m = odometry.undistorted(cloud.points_m, cloud.time_offset_s)
         return replace(cloud, points_m=points_m, time_offset_s=None)
