@@ -37,8 +37,8 @@ _APART_RAD, _APART_M = np.radians(5.0), 4.0  # nearer peaks are one
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """A candidate. target_T_source (4, 4) between the level frames. score: sum of the slabs' cosines; lead: how much
-    of it is ahead of the best other peak's, 0 for all but the best."""
+    """A candidate. target_T_source (4, 4) between the level frames. score: sum of the slabs' cosines; lead: for the
+    best, the logarithm of how many times the next one's score it is; 0 for the others."""
 
     target_T_source: Array
     score: float
@@ -49,19 +49,21 @@ def correlate(target: Scene, source: Scene, *, count: int = 5) -> list[Peak]:
     """The `count` poses, best first, at which what both scenes see from above agrees most; none if one is empty."""
     target_slabs = [_in_slab(target, slab) for slab in range(len(SLABS_M) - 1)]
     source_slabs = [_in_slab(source, slab) for slab in range(len(SLABS_M) - 1)]
-    spectra, weights = [], []
+    target_spectra, weights = [], []
     for ours, theirs in zip(target_slabs, source_slabs, strict=True):
         image, other = _image(ours), _image(theirs)
-        spectra.append(np.fft.rfft2(image) * _band_pass())
+        target_spectra.append(np.fft.rfft2(image) * _band_pass())
         weights.append(1.0 / (np.sqrt(image.sum() * other.sum()) + _PRIOR_CELLS))
-    weighted = np.conj(np.stack(spectra)) * np.array(weights, np.float32)[:, None, None]
+    weighted = np.conj(np.stack(target_spectra)) * np.array(weights, np.float32)[:, None, None]
 
     rows = []
-    for yaw_rad in np.arange(_YAW_STEPS) * (2.0 * np.pi / _YAW_STEPS):
+    for yaw_rad in np.arange(_YAW_STEPS // 2) * (2.0 * np.pi / _YAW_STEPS):
         turn = rotation_about_z(yaw_rad)[:2, :2].astype(np.float32)
         images = np.stack([_image(np.einsum("ij,kj->ik", xy_m, turn)) for xy_m in source_slabs])
-        agreement = np.fft.irfft2((np.fft.rfft2(images) * weighted).sum(axis=0), s=(_SIDE, _SIDE))
-        rows.append(_best_of_blocks(agreement, yaw_rad))
+        spectra = np.fft.rfft2(images)
+        rows.append(_best_of_blocks((spectra * weighted).sum(axis=0), yaw_rad, 0))
+        # Half a turn more is the map read backwards, whose spectrum is the conjugate, a cell further on.
+        rows.append(_best_of_blocks((np.conj(spectra) * weighted).sum(axis=0), yaw_rad + np.pi, 1))
     return _separate(np.concatenate(rows), count)
 
 
@@ -90,11 +92,12 @@ def _band_pass() -> Array:
     return result
 
 
-def _best_of_blocks(agreement: Array, yaw_rad: float) -> Array:
+def _best_of_blocks(spectrum: Array, yaw_rad: float, ahead: int) -> Array:
     """The best shift of each block, rows of score, yaw, x, y (in m): what must be added to the turned source.
 
-    The transform was conjugated on the target's side, so that a shift d stands at cell -d.
+    The transform was conjugated on the target's side, so that a shift d stands at cell -d; `ahead` cells are added.
     """
+    agreement = np.fft.irfft2(spectrum, s=(_SIDE, _SIDE))
     across = 2 * _SHIFT // _BLOCK
     window = np.roll(agreement, (_SHIFT, _SHIFT), axis=(0, 1))[: 2 * _SHIFT, : 2 * _SHIFT]
     blocks = window.reshape(across, _BLOCK, across, _BLOCK).transpose(0, 2, 1, 3).reshape(across**2, _BLOCK**2)
@@ -102,7 +105,7 @@ def _best_of_blocks(agreement: Array, yaw_rad: float) -> Array:
     block = np.arange(across**2)
     x = block // across * _BLOCK + inside // _BLOCK - _SHIFT
     y = block % across * _BLOCK + inside % _BLOCK - _SHIFT
-    return np.stack([blocks[block, inside], np.full(len(block), yaw_rad), -x * CELL_M, -y * CELL_M], axis=1)
+    return np.stack([blocks[block, inside], np.full(len(block), yaw_rad), (ahead - x) * CELL_M, (ahead - y) * CELL_M], axis=1)
 
 
 def _separate(rows: Array, count: int) -> list[Peak]:
@@ -117,7 +120,8 @@ def _separate(rows: Array, count: int) -> list[Peak]:
         rows = rows[turned | moved]
     if not kept or kept[0][0] <= 0.0:
         return []
-    leads = [float(kept[0][0] - kept[1][0])] + [0.0] * (len(kept) - 1)
+    second = kept[1][0] if len(kept) > 1 else 0.0
+    leads = [float(np.log(kept[0][0] / max(second, 0.05 * kept[0][0])))] + [0.0] * (len(kept) - 1)
     return [
         Peak(from_rotation_translation(rotation_about_z(yaw), np.array([x, y, 0.0])), float(score), lead)
         for (score, yaw, x, y), lead in zip(kept[:count], leads, strict=False)
