@@ -2,7 +2,7 @@
 
 Distances and their normal equations are small_gicp's (Koide, JOSS 2024; Segal, Haehnel and Thrun, "Generalized-ICP",
 RSS 2009), summed up anew at each iterate of the filter; the two pass 6x6 numbers. Directions that the partners do not
-hold (registration.local.degenerate_directions) are projected out of them, after Zhang, Kaess and Singh (ICRA 2016):
+hold (registration.local.settle) are projected out of them, after Zhang, Kaess and Singh (ICRA 2016):
 nearest neighbours along a tunnel's wall would otherwise hold the sensor where the map was made.
 """
 
@@ -16,7 +16,7 @@ import small_gicp
 from numpy.typing import NDArray
 
 from registration.inertial import InertialState, Propagation, correction, lidar_jacobian, plus
-from registration.local import Constraint
+from registration.local import Settled, motion_metric
 from registration.local_map import LocalMap
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ class Fit:
     covariance: Array
     overlap: float
     iterations: int
-    held: Constraint
+    held: Settled
     pose_covariance: Array
 
 
@@ -51,7 +51,7 @@ def thin(
     dense = small_gicp.voxelgrid_sampling(small_gicp.PointCloud(points_m.astype(np.float64)), map_voxel_m)
     scan = small_gicp.voxelgrid_sampling(dense, scan_voxel_m)
     if scan.size() >= neighbours:
-        small_gicp.estimate_covariances(scan, small_gicp.KdTree(scan), neighbours)
+        small_gicp.estimate_normals_covariances(scan, small_gicp.KdTree(scan), neighbours)
     return dense.points()[:, :3], scan
 
 
@@ -73,7 +73,7 @@ def fit(
     """
     before, covariance = predicted.state, predicted.covariance
     match = max(match_m, min(reach_m, match_m + 3.0 * _uncertainty_m(before, covariance)))
-    state, posterior, held = before, covariance, None
+    state, posterior, held, opened = before, covariance, None, np.zeros((6, 6))
     overlap, iterations = 0.0, 0
     while iterations < updates:
         iterations += 1
@@ -81,8 +81,7 @@ def fit(
         if partners < _MIN_PARTNERS:
             return None
         overlap = partners / scan.size()
-        if held is not None:
-            information, gradient = _without_open_directions(held, information, gradient)
+        information, gradient = _without(opened, information, gradient)
         step, posterior = correction(before, covariance, state, point_weight * information, point_weight * gradient)
         moved = lidar_jacobian(state) @ step
         state = plus(state, step)
@@ -91,10 +90,11 @@ def fit(
             break
         if held is None and moved_m + _FAR_M * turned_rad < 0.5 * match_m:
             match = match_m
-            held = local_map.constraint(scan, state.odom_T_lidar, match, reach_m)
+            held = local_map.settle(scan, state.odom_T_lidar, before.odom_T_lidar, match, reach_m)
+            opened = _projector(held, scan)
     if held is None:
         return None
-    return Fit(state, posterior, overlap, iterations, held, _reported(state, posterior, held))
+    return Fit(state, posterior, overlap, iterations, held, _reported(state, posterior, held, opened))
 
 
 def _uncertainty_m(state: InertialState, covariance: Array) -> float:
@@ -126,26 +126,28 @@ def _normal_equations(
     return np.array(found.H)[np.ix_(_ORDER, _ORDER)], np.array(found.b).ravel()[_ORDER], int(found.num_inliers)
 
 
-def _without_open_directions(held: Constraint, information: Array, gradient: Array) -> tuple[Array, Array]:
-    """Normal equations that say nothing along the degenerate directions."""
-    closed = np.eye(6) - _projector(held)
-    return closed.T @ information @ closed, closed.T @ gradient
-
-
-def _projector(held: Constraint) -> Array:
-    """(6, 6): takes a tangent to its part along the degenerate directions."""
-    scale = np.repeat([1.0, held.lever_m], 3)
-    result: Array = (held.degenerate_directions.T @ held.degenerate_directions) * scale / scale[:, None]
+def _projector(held: Settled, scan: small_gicp.PointCloud) -> Array:
+    """(6, 6): takes a tangent to its part along the degenerate directions, the rest being what moves the points most
+    differently from them."""
+    directions, metric = held.degenerate_directions, motion_metric(scan.points()[:, :3])
+    if len(directions) == 0:
+        return np.zeros((6, 6))
+    result: Array = directions.T @ np.linalg.solve(directions @ metric @ directions.T, directions @ metric)
     return result
 
 
-def _reported(state: InertialState, posterior: Array, held: Constraint) -> Array:
+def _without(opened: Array, information: Array, gradient: Array) -> tuple[Array, Array]:
+    """Normal equations that say nothing along the directions that a projector (6, 6) takes out."""
+    closed = np.eye(6) - opened
+    return closed.T @ information @ closed, closed.T @ gradient
+
+
+def _reported(state: InertialState, posterior: Array, held: Settled, opened: Array) -> Array:
     """The pose's covariance: the partners' own, and the filter's where they say nothing.
 
     Elsewhere the filter's is too small: it takes what sweeps share, the map and how it is sampled, for new each time.
     """
-    jacobian, opened = lidar_jacobian(state), _projector(held)
-    closed = np.eye(6) - opened
+    jacobian, closed = lidar_jacobian(state), np.eye(6) - opened
     filtered = jacobian @ posterior @ jacobian.T
     result: Array = closed @ held.covariance @ closed.T + opened @ filtered @ opened.T
     return result
