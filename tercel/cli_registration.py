@@ -91,7 +91,7 @@ def add_register(verbs: Any) -> None:
         _register,
         "Align two clouds: the transform, whether to believe it, its covariance, and what it leaves open.",
         "  tercel register target.ply source.ply --json pair.json --report out/pair\n"
-        "  tercel register map.pcd scan.bin --guess guess.txt     # near it: fine alignment only\n"
+        "  tercel register map.pcd scan.bin --map --guess guess.txt     # near it: fine alignment only\n"
         "  tercel register first.bin second.bin --distant         # 10 to 50 m apart, little overlap\n"
         "clouds: .ply, .pcd, .bin (KITTI), .pcd.bin (nuScenes), .npy (N, 3 or more); exit code 1: they do not fit\n",
     )
@@ -105,6 +105,7 @@ def add_register(verbs: Any) -> None:
     ):
         how.add_argument(f"--{method}", dest="method", action="store_const", const=method, help=words)
     parser.add_argument("--guess", type=Path, metavar="FILE", help="4x4 target_T_source, as text or our own JSON")
+    parser.add_argument("--map", action="store_true", help="the target is a map: it was not seen from one place")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default 0)")
     _add_outputs(parser, "register.html: the clouds before and after, from above and from the side")
 
@@ -117,7 +118,9 @@ def _register(args: argparse.Namespace) -> int:
         raise UserError("--seed begins at 0")
     inputs = [args.target, args.source, *([args.guess] if args.guess else [])]
     page = _checked_outputs(args, "register.html", *inputs)
-    options = RegisterOptions(args.target, args.source, args.method, args.guess, args.seed, _register_command(args))
+    options = RegisterOptions(
+        args.target, args.source, args.method, args.guess, args.seed, args.map, _register_command(args)
+    )
     run = run_register(options)
     if args.json:
         write_json(args.json, run.summary())
@@ -134,6 +137,7 @@ def _register_command(args: argparse.Namespace) -> str:
     words = ["tercel", "register", args.target.name, args.source.name]
     words += [f"--{args.method}"] if args.method else []
     words += ["--guess", args.guess.name] if args.guess else []
+    words += ["--map"] if args.map else []
     words += ["--seed", str(args.seed)] if args.seed else []
     return shlex.join(words)
 

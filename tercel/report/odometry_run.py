@@ -158,7 +158,12 @@ class OdometryRun:
             rows.append(("a scan took", f"{took['p50']:.1f} ms, p95 {took['p95']:.1f}, at most {took['max']:.1f}"))
         rows += [(f"truth: {name}", value) for name, value in self.scores.rows()] if self.scores else []
         if self.within is not None:
-            rows.append(("truth: within 3 sigma", f"{self.within:.1%} of the positions (97.1 % if all is as it says)"))
+            rows.append(
+                (
+                    "truth: within 3 sigma",
+                    f"{self.within:.1%} of the positions, were the truth exact (then 97.1 % is right)",
+                )
+            )
         rows += [("note", note) for note in self.notes]
         rows += [("problem", problem) for problem in self.feed.problems]
         return rows_text(rows)

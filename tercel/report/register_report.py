@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercel.core.geometry import transform_points
+from tercel.core.geometry import so3_log, transform_points
 from tercel.report.drawing import Panel, data_uri, esc, nice_step, number, palette_png
 from tercel.report.page import document, section
 from tercel.report.register_run import RegisterRun
@@ -50,14 +50,14 @@ def write_register_report(path: Path, run: RegisterRun) -> None:
 
 
 def _tiles(run: RegisterRun) -> list[tuple[str, str, str]]:
-    shift = run.target_T_source[:3, 3]
-    turn = np.degrees(np.arccos(np.clip((np.trace(run.target_T_source[:3, :3]) - 1.0) / 2.0, -1.0, 1.0)))
-    tiles = [
-        (run.status, "status", "good" if run.converged else "bad"),
-        (f"{np.linalg.norm(shift):.2f} m", "apart", ""),
-        (f"{turn:.1f}°", "turned", ""),
-    ]
-    if run.local is not None:
+    tiles = [(run.status, "status", "good" if run.converged else "bad")]
+    if np.isfinite(run.target_T_source).all():
+        turn = np.degrees(np.linalg.norm(so3_log(run.target_T_source[:3, :3])))
+        tiles.append((f"{np.linalg.norm(run.target_T_source[:3, 3]):.2f} m", "apart", ""))
+        tiles.append((f"{turn:.1f}°", "turned", ""))
+    if run.confidence is not None:
+        tiles.append((f"{run.confidence:.2f}", "confidence", ""))
+    if run.local is not None and np.isfinite(run.local.rmse_m):
         tiles.append((f"{run.local.inlier_ratio:.0%}", "of the source overlaps", ""))
         tiles.append((f"{run.local.rmse_m:.3f} m", "RMSE, point to plane", ""))
     return tiles
@@ -176,11 +176,9 @@ def _palette() -> Array:
 
 def _numbers(run: RegisterRun, summary: dict[str, Any]) -> str:
     rows = [(esc(name), esc(value)) for name, value in run.rows()]
-    matrix = table(
-        ("target_T_source", "", "", ""),
-        [[f"{value:.6f}" for value in row] for row in run.target_T_source.tolist()],
-        css="matrix",
-    )
+    cells = [[f"{value:.6f}" for value in row] for row in run.target_T_source.tolist()]
+    known = np.isfinite(run.target_T_source).all()
+    matrix = table(("target_T_source", "", "", ""), cells, css="matrix") if known else "No transform was found."
     raw = esc(json.dumps(summary, indent=2))
     folded = f"<details><summary>all numbers</summary><pre tabindex=0>{raw}</pre></details>"
     return (

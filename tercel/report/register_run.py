@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +14,13 @@ from numpy.typing import NDArray
 import tercel
 from devices.sensors.recorded.cloud_files import MAX_FILE_BYTES
 from devices.sensors.recorded.folders import CLOUD_SUFFIXES, read_cloud
+from registration.distant.structure import upright_scene
+from registration.global_ import GlobalConfig, GlobalRegistration, register_global
 from registration.local import Registration, register_local
-from tercel.core.errors import UserError
-from tercel.core.geometry import orthonormalise
+from registration.verification import confidence as confidence_of
+from registration.verification import evidence, view_of
+from tercel.core.errors import Rejected, UserError
+from tercel.core.geometry import inverse, orthonormalise, transform_points
 from tercel.report.odometry_scores import rows_text
 
 Array = NDArray[Any]
@@ -30,13 +33,17 @@ _AXES = ("x", "y", "z", "rotation about x", "rotation about y", "rotation about 
 
 @dataclass(frozen=True)
 class RegisterOptions:
-    """What the user asked for. method None: local with a guess, else global. seed: of what is drawn at random."""
+    """What the user asked for. method None: local with a guess, else global. seed: of what is drawn at random.
+
+    target_is_map: the target was not seen from one place, so that nothing tells what its sensor saw through.
+    """
 
     target: Path
     source: Path
     method: Method | None = None
     guess: Path | None = None
     seed: int = 0
+    target_is_map: bool = False
     command: str = ""
 
 
@@ -59,8 +66,10 @@ class RegisterRun:
 
     @property
     def status(self) -> str:
-        """How it ended, in a word or two."""
-        return self.local.status if self.local is not None else "converged" if self.converged else "not converged"
+        """How it ended, in a word or two: the fine alignment's status, or that its pose is not to be believed."""
+        if self.local is None:
+            return "not converged"
+        return "not credible" if self.local.converged and not self.converged else self.local.status
 
     def summary(self) -> dict[str, Any]:
         """For a JSON file. What is not known, such as the covariance of nothing, is null."""
@@ -91,7 +100,7 @@ class RegisterRun:
         rows = [("status", self.status + ("" if self.converged else ": not to be used"))]
         if self.confidence is not None:
             rows.append(("confidence", f"{self.confidence:.3f}"))
-        if self.local is not None:
+        if self.local is not None and np.isfinite(self.local.rmse_m):
             rows.append(("overlap", f"{self.local.inlier_ratio:.1%} of the source, {self.local.rmse_m:.3f} m RMSE"))
         rows += [("one sigma", words) for words in self.sigmas()]
         rows += [("not held", words) for words in self.open_directions()]
@@ -100,7 +109,9 @@ class RegisterRun:
         return rows
 
     def table(self) -> str:
-        """For a terminal: the transform, and what is known of it."""
+        """For a terminal: the transform, if there is one, and what is known of it."""
+        if not np.isfinite(self.target_T_source).all():
+            return rows_text(self.rows())
         matrix = "\n".join("  ".join(f"{value:11.6f}" for value in row) for row in self.target_T_source.tolist())
         return f"target_T_source\n{matrix}\n\n{rows_text(self.rows())}"
 
@@ -125,30 +136,47 @@ def run_register(options: RegisterOptions) -> RegisterRun:
     method: Method = options.method or ("global" if options.guess is None else "local")
     if options.guess is not None and method != "local":
         raise UserError(f"--{method} needs no --guess; leave it out or say --local")
+    if options.target_is_map and method == "distant":
+        raise UserError("--distant is for two scans, each from one place; leave --map out or say --global")
     guess = np.eye(4) if options.guess is None else read_guess(options.guess)
     target_m, source_m = read_points(options.target), read_points(options.source)
+    local: Registration | None
+    confidence: float | None
     began_s = time.perf_counter()
     if method == "local":
         local = register_local(target_m, source_m, guess)
-        found, converged, confidence, counts = local.target_T_source, local.converged, None, {}
+        found, converged, counts = local.target_T_source, local.converged, {}
+        confidence = _confidence(target_m, source_m, found, options.target_is_map) if converged else 0.0
     else:
-        result = _method(method)(target_m, source_m, seed=options.seed)
+        result = _from_anywhere(method, target_m, source_m, options)
         found, converged, confidence = result.target_T_source, bool(result.converged), float(result.confidence)
         local, counts = result.local, {"correspondences": result.correspondences, "inliers": result.inliers}
     took_s = time.perf_counter() - began_s
-    return RegisterRun(
-        options, method, target_m, source_m, guess, found, converged, confidence, local, counts, took_s
-    )  # fmt: skip
+    return RegisterRun(options, method, target_m, source_m, guess, found, converged, confidence, local, counts, took_s)
 
 
-def _method(name: Method) -> Callable[..., Any]:
-    if name == "distant":
-        from registration.distant.matching import register_distant
+def _from_anywhere(method: Method, target_m: Array, source_m: Array, options: RegisterOptions) -> GlobalRegistration:
+    if method == "distant":
+        from registration.distant.register import register_distant
 
-        return register_distant
-    from registration.global_ import register_global
+        return register_distant(target_m, source_m, seed=options.seed)
+    config = GlobalConfig(target_is_map=options.target_is_map)
+    return register_global(target_m, source_m, seed=options.seed, config=config)
 
-    return register_global
+
+def _confidence(target_m: Array, source_m: Array, target_T_source: Array, target_is_map: bool) -> float | None:
+    """How likely a pose is right, by what stands in both clouds; None where nothing stands in one of them."""
+    views = []
+    for points_m, is_map in ((target_m, target_is_map), (source_m, False)):
+        try:
+            scene = upright_scene(points_m.astype(np.float64))
+        except Rejected:
+            return None
+        if not len(scene.structure_m):
+            return None
+        structure_m = transform_points(inverse(scene.level_T_sensor), scene.structure_m.astype(np.float64))
+        views.append(view_of(points_m, structure_m, from_one_place=not is_map))
+    return confidence_of(evidence(views[0], views[1], target_T_source))
 
 
 def direction_words(direction: Array) -> str:

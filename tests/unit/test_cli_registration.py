@@ -415,6 +415,20 @@ def test_two_clouds_nearby_are_aligned_from_a_guess(tmp_path: Path) -> None:
     assert_near(np.array(json.loads(again.read_text())["target_T_source"]), truth, metres=0.1, degrees=1.0)
 
 
+def test_the_published_pair_is_found_without_a_guess(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, written = shared_data / "lidar_pairs" / "small_gicp", tmp_path / "pair.json"
+    assert run("register", folder / "target.ply", folder / "source.ply", "--json", written) == 0
+    found = json.loads(written.read_text())
+    assert {"target_T_source", "converged", "confidence", "covariance"} <= set(found)
+    assert (found["converged"], found["method"]) == (True, "global")
+    assert 0.5 <= found["confidence"] <= 1.0
+    truth = np.loadtxt(folder / "T_target_source.txt")
+    assert_near(np.array(found["target_T_source"]), truth, metres=0.05, degrees=0.5)
+    assert "target_T_source" in capsys.readouterr().out
+
+
 def test_the_page_of_a_registration_shows_before_and_after_and_loads_nothing(tmp_path: Path) -> None:
     target, source, _ = corner(tmp_path)
     hostile = tmp_path / HOSTILE.replace("/", "_").replace(".mcap", ".bin")
@@ -466,6 +480,7 @@ def test_clouds_that_share_nothing_fail_with_exit_code_1_and_valid_json(tmp_path
         (("target.npy", "nan.npy"), "nan.npy holds no finite point among 10"),
         (("target.npy", "huge.npy"), "huge.npy:"),
         (("target.npy", "source.bin", "--global", "--guess", "guess.txt"), "--global needs no --guess"),
+        (("target.npy", "source.bin", "--distant", "--map"), "--distant is for two scans"),
         (("target.npy", "source.bin", "--guess", "scaled.txt"), "scaled.txt: not a rigid transform"),
         (("target.npy", "source.bin", "--guess", "words.txt"), "words.txt: it holds no sixteen numbers"),
         (("target.npy", "source.bin", "--seed", "-1"), "--seed begins at 0"),
