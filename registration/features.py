@@ -28,13 +28,13 @@ _MATCH_ROWS_AT_A_TIME = 1024
 class Surface:
     """points_m (N, 3) float64 with unit normals (N, 3) that face the sensor, at the origin, and their neighbours
     within a radius, nearest first: neighbours (N, K) int64 indices, distances_m (N, K) float32, infinite where a point
-    has fewer than K of them. flatness (N,): 0 where the surroundings are a plane, up to 1/3 where they are a ball."""
+    has fewer than K of them. variation (N,): 0 where the surroundings are a plane, up to 1/3 where they are a ball."""
 
     points_m: Array
     normals: Array
     neighbours: Array
     distances_m: Array
-    flatness: Array
+    variation: Array
 
 
 def surface(points_m: Array, *, radius_m: float, neighbours: int, normal_radius_m: float) -> Surface:
@@ -47,8 +47,8 @@ def surface(points_m: Array, *, radius_m: float, neighbours: int, normal_radius_
     indices, squared = small_gicp.KdTree(points).batch_knn_search(points, count)
     indices, squared = np.asarray(indices)[:, 1:].astype(np.int64), np.asarray(squared)[:, 1:].astype(np.float32)
     distances = np.where(squared <= radius_m**2, np.sqrt(squared), np.float32(np.inf))
-    normals, flatness = _normals(points, indices, distances <= normal_radius_m)
-    return Surface(points, normals, indices, distances, flatness)
+    normals, variation = _normals(points, indices, distances <= normal_radius_m)
+    return Surface(points, normals, indices, distances, variation)
 
 
 def fpfh(cloud: Surface, rows: Array) -> Array:

@@ -188,7 +188,7 @@ def _described(cloud: _Cloud, config: GlobalConfig) -> tuple[Array, Array]:
     whole = surface(
         points, radius_m=config.feature_radius_m, neighbours=60, normal_radius_m=0.4 * config.feature_radius_m
     )
-    rows = np.sort(np.argsort(-whole.flatness, kind="stable")[: config.max_keypoints])
+    rows = np.sort(np.argsort(-whole.variation, kind="stable")[: config.max_keypoints])
     return points[rows], fpfh(whole, rows)
 
 
