@@ -99,7 +99,7 @@ def add_register(verbs: Any) -> None:
     parser.add_argument("source", type=Path, help="the cloud that is moved onto it")
     how = parser.add_mutually_exclusive_group()
     for method, words in (
-        ("global", "from anywhere, by features (default without --guess)"),
+        ("global", "from anywhere (default without --guess)"),
         ("local", "from the guess, or from where it is (default with --guess)"),
         ("distant", "for scans far apart, with little overlap"),
     ):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tercel.report.charts import map_axes, scale_bar
 from tercel.report.drawing import Axes, Panel, data_uri, nice_step, number, palette_png, thin, ticks
-from tercel.report.odometry_run import SIGMAS
 
 Array = NDArray[Any]
 
+SIGMAS = 3.0
 _ELLIPSES = 40
 _ELLIPSE_POINTS = 24
 _WIDTH = 1180.0

@@ -81,7 +81,6 @@ class InertialFollower:
         self._odometry: Any = None
         self._statics = StaticFrames()
         self._waiting: deque[Imu] = deque(maxlen=_MAX_WAITING)
-        self._covariance: Array | None = None
 
     def learn(self, message: Message) -> None:
         """See Follower."""
@@ -97,12 +96,11 @@ class InertialFollower:
         if self._odometry is None:
             self._begin(cloud.frame_id)
         result: OdometryResult = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
-        self._covariance = result.covariance
         return result
 
     def pose_covariance(self) -> Array | None:
-        """See Follower: the filter's own."""
-        return self._covariance
+        """See Follower: the filter's, and what the map has drifted."""
+        return None if self._odometry is None else self._odometry.pose_covariance()
 
     def counters(self) -> Mapping[str, int]:
         """What the filter found wrong."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from tercel.report.drawing import Panel, esc, number
 from tercel.report.evaluate_odometry import EvaluateRun
-from tercel.report.odometry_charts import Ellipses, above_panel, health_panel, line_panel, plane_of
-from tercel.report.odometry_run import SIGMAS, OdometryRun
+from tercel.report.odometry_charts import SIGMAS, Ellipses, above_panel, health_panel, line_panel, plane_of
+from tercel.report.odometry_run import OdometryRun
 from tercel.report.odometry_scores import OdometryScores
 from tercel.report.page import document, section
 from tercel.report.tables import table
@@ -104,7 +104,7 @@ def _above(run: OdometryRun) -> str:
     points = np.concatenate(run.account.mapped) if run.account.mapped else None
     true = None if run.truth is None else _during(run)[:, :3, 3]
     panel, background, magnified = above_panel(plane_of(_UP), positions_m, true, ellipses, points)
-    words = _WAY_KEY + (_TRUE_KEY + ", laid over the first pose" if true is not None else "")
+    words = _WAY_KEY + (_TRUE_KEY + ", aligned" if true is not None else "")
     if np.isfinite(covariances).any():
         drawn = f", drawn {magnified:,.0f} times too large" if magnified > 1 else ""
         words += f' &ensp;<span class="key ellipse"></span> {SIGMAS:.0f} σ of the position{drawn}'
@@ -128,7 +128,7 @@ def _heights(run: OdometryRun) -> str:
     if run.truth is not None and run.scores is not None and run.scores.stamps_ns is not None:
         series.insert(0, (np.interp(run.stamps_ns, run.truth.stamps_ns, run.truth.frame_T_child[:, 2, 3]), "true"))
     panel = line_panel(distances_m, series, "Height over distance", x_unit="m", y_unit="m", width=_WIDE, height=230.0)
-    keys = _WAY_KEY + (_TRUE_KEY + ", laid over the first pose" if len(series) > 1 else "")
+    keys = _WAY_KEY + (_TRUE_KEY + ", aligned" if len(series) > 1 else "")
     return _figure(panel, f"Height over distance &ensp;{keys}", wide=True)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tercel
+from registration.trajectory import umeyama
 from registration.trajectory_files import write_kitti, write_tum
 from tercel.core.errors import Rejected
 from tercel.core.frames import StaticFrames
-from tercel.core.geometry import inverse
+from tercel.core.geometry import from_rotation_translation
 from tercel.core.messages import Odometry, PointCloud, Transforms
-from tercel.report.frames import Trajectory, alignment
+from tercel.report.frames import Trajectory
 from tercel.report.odometry_followers import Follower, make_follower
 from tercel.report.odometry_input import Feed, Item, open_feed
 from tercel.report.odometry_scores import Measure, OdometryScores, counts_text, rows_text, score
@@ -28,7 +28,6 @@ Array = NDArray[Any]
 Progress = Callable[[float], None]
 
 SLACK_NS = 50_000_000
-SIGMAS = 3.0
 _POINTS_PER_KEYFRAME = 1500
 _MAX_MAPPED_SCANS = 240
 _MAPPED_RANGE_M = 50.0
@@ -79,7 +78,7 @@ class Account:
 @dataclass(frozen=True, eq=False)
 class OdometryRun:
     """What was done. stamps_ns (N,), poses odom_T_sensor (N, 4, 4). scores: where the recording has truth; truth: its
-    poses (M, 4, 4) laid over the odometry at the first pose that both have. notes: what people should know."""
+    poses (M, 4, 4) laid over the odometry as a whole. notes: what people should know."""
 
     options: OdometryOptions
     feed: Feed
@@ -90,19 +89,6 @@ class OdometryRun:
     scores: OdometryScores | None
     truth: Trajectory | None
     notes: list[str]
-
-    @property
-    def within(self) -> float | None:
-        """The share of positions whose error from the truth is within 3 sigma of their covariance; None if unknown."""
-        if self.truth is None:
-            return None
-        covariances = np.stack(self.account.covariances)[:, :3, :3]
-        inside = []
-        for stamp_ns, pose, covariance in zip(self.stamps_ns.tolist(), self.poses, covariances, strict=True):
-            with contextlib.suppress(KeyError, np.linalg.LinAlgError):
-                error_m = (inverse(pose) @ self.truth.at(stamp_ns, slack_ns=SLACK_NS))[:3, 3]
-                inside.append(float(error_m @ np.linalg.solve(covariance, error_m)) <= SIGMAS**2)
-        return float(np.mean(inside)) if inside else None
 
     @property
     def path_m(self) -> float:
@@ -135,7 +121,6 @@ class OdometryRun:
             "duration_s": self.duration_s,
             "latency_ms": _quantiles(account.took_ms),
             "truth": None if self.scores is None else self.scores.summary(),
-            "within_3_sigma": self.within,
             "notes": self.notes,
             "problems": list(self.feed.problems),
         }
@@ -157,13 +142,6 @@ class OdometryRun:
             took = _quantiles(account.took_ms)
             rows.append(("a scan took", f"{took['p50']:.1f} ms, p95 {took['p95']:.1f}, at most {took['max']:.1f}"))
         rows += [(f"truth: {name}", value) for name, value in self.scores.rows()] if self.scores else []
-        if self.within is not None:
-            rows.append(
-                (
-                    "truth: within 3 sigma",
-                    f"{self.within:.1%} of the positions, were the truth exact (then 97.1 % is right)",
-                )
-            )
         rows += [("note", note) for note in self.notes]
         rows += [("problem", problem) for problem in self.feed.problems]
         return rows_text(rows)
@@ -264,37 +242,40 @@ def _map(account: Account, cloud: PointCloud, odom_T_sensor: Array) -> None:
 def _against_truth(
     estimate: Trajectory, truths: list[Odometry], statics: list[Transforms], notes: list[str]
 ) -> tuple[OdometryScores | None, Trajectory | None]:
-    """The scores, aligned, and the truth laid over the odometry at the first common pose; None where there is none."""
+    """The scores, aligned, and the truth as a whole laid over the odometry likewise; None where there is none."""
     if not truths:
         return None, None
-    static = StaticFrames(statics)
     try:
-        truth = Trajectory.of("truth", truths)
-        estimate_T_truth, truthchild_T_child = alignment(estimate, truth, static, slack_ns=SLACK_NS)
+        given = Trajectory.of("/truth/odometry", truths)
+        truthchild_T_child = StaticFrames(statics).lookup(given.child_frame_id, estimate.child_frame_id)
+        truth = replace(
+            given, child_frame_id=estimate.child_frame_id, frame_T_child=given.frame_T_child @ truthchild_T_child
+        )
+        rows, true = _at(estimate.stamps_ns, truth)
+        found = estimate.frame_T_child[rows]
+        scores = score(true, found, Measure(aligned=True), stamps_ns=estimate.stamps_ns[rows])
+        rotation, translation, _ = umeyama(found[:, :3, 3], true[:, :3, 3])
     except (ValueError, KeyError) as error:
         notes.append(f"not compared with truth: {error.args[0]}")
         return None, None
-    laid = Trajectory(
-        "truth", "odom", estimate.child_frame_id, truth.stamps_ns,
-        estimate_T_truth @ truth.frame_T_child @ truthchild_T_child,
-    )  # fmt: skip
-    rows, true = [], []
-    for row, stamp_ns in enumerate(estimate.stamps_ns.tolist()):
+    if len(rows) < len(estimate.stamps_ns):
+        notes.append(f"{len(estimate.stamps_ns) - len(rows):,} poses have no true pose at their time")
+    odom_T_truth = from_rotation_translation(rotation, translation)
+    return scores, replace(truth, frame_id=estimate.frame_id, frame_T_child=odom_T_truth @ truth.frame_T_child)
+
+
+def _at(stamps_ns: Array, truth: Trajectory) -> tuple[list[int], Array]:
+    """Which stamps (N,) have a true pose, and those poses (M, 4, 4). Raises KeyError if none has."""
+    rows, poses = [], []
+    for row, stamp_ns in enumerate(stamps_ns.tolist()):
         try:
-            true.append(laid.at(stamp_ns, slack_ns=SLACK_NS))
+            poses.append(truth.at(stamp_ns, slack_ns=SLACK_NS))
         except KeyError:
             continue
         rows.append(row)
-    try:
-        scores = score(
-            np.stack(true), estimate.frame_T_child[rows], Measure(aligned=True), stamps_ns=estimate.stamps_ns[rows]
-        )
-    except ValueError as error:
-        notes.append(f"not compared with truth: {error}")
-        return None, None
-    if len(rows) < len(estimate.stamps_ns):
-        notes.append(f"{len(estimate.stamps_ns) - len(rows):,} poses have no true pose at their time")
-    return scores, laid
+    if not rows:
+        raise KeyError("it has no pose at the time of a scan")
+    return rows, np.stack(poses)
 
 
 def _write(path: Path, run: OdometryRun) -> None:
