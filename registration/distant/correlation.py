@@ -37,12 +37,10 @@ _APART_RAD, _APART_M = np.radians(5.0), 4.0  # nearer peaks are one
 
 @dataclass(frozen=True, eq=False)
 class Peak:
-    """A candidate. target_T_source (4, 4) between the level frames. score: sum of the slabs' cosines; lead: for the
-    best, the logarithm of how many times the next one's score it is; 0 for the others."""
+    """A candidate: target_T_source (4, 4) between the level frames, and its score, the sum of the slabs' cosines."""
 
     target_T_source: Array
     score: float
-    lead: float
 
 
 def correlate(target: Scene, source: Scene, *, count: int = 5) -> list[Peak]:
@@ -105,24 +103,22 @@ def _best_of_blocks(spectrum: Array, yaw_rad: float, ahead: int) -> Array:
     block = np.arange(across**2)
     x = block // across * _BLOCK + inside // _BLOCK - _SHIFT
     y = block % across * _BLOCK + inside % _BLOCK - _SHIFT
-    return np.stack([blocks[block, inside], np.full(len(block), yaw_rad), (ahead - x) * CELL_M, (ahead - y) * CELL_M], axis=1)
+    shifts_m = (ahead - np.stack([x, y])) * CELL_M
+    return np.stack([blocks[block, inside], np.full(len(block), yaw_rad), *shifts_m], axis=1)
 
 
 def _separate(rows: Array, count: int) -> list[Peak]:
     """The best rows that are not the slope of a better one."""
     rows = rows[np.argsort(-rows[:, 0], kind="stable")]
     kept: list[Array] = []
-    while len(rows) and len(kept) < max(count, 2):
+    while len(rows) and len(kept) < count:
         best = rows[0]
         kept.append(best)
         turned = np.abs(wrap_angle(rows[:, 1] - best[1])) > _APART_RAD
         moved = np.hypot(rows[:, 2] - best[2], rows[:, 3] - best[3]) > _APART_M
         rows = rows[turned | moved]
-    if not kept or kept[0][0] <= 0.0:
-        return []
-    second = kept[1][0] if len(kept) > 1 else 0.0
-    leads = [float(np.log(kept[0][0] / max(second, 0.05 * kept[0][0])))] + [0.0] * (len(kept) - 1)
     return [
-        Peak(from_rotation_translation(rotation_about_z(yaw), np.array([x, y, 0.0])), float(score), lead)
-        for (score, yaw, x, y), lead in zip(kept[:count], leads, strict=False)
+        Peak(from_rotation_translation(rotation_about_z(yaw), np.array([x, y, 0.0])), float(score))
+        for score, yaw, x, y in kept
+        if score > 0.0
     ]

@@ -1,0 +1,380 @@
+"""Pairs of scans 5 to 50 m apart, by distance: recall, errors, time and memory, beside Open3D and KISS-Matcher.
+
+python tests/benchmarks/bench_distant.py [--pairs N] [--real-pairs N] [--methods A,B] [--sequences A,B] [--json FILE]
+python tests/benchmarks/bench_distant.py --fit         # the confidence's two numbers, from simulated worlds below 1000
+
+Each method runs in a process of its own (its peak memory is its own), on one core, over the same pairs: each source is
+turned by any yaw and tilted by up to 2 degrees. A pair is right within 2 m and 5 degrees.
+
+Sequences: drive0005 (the real drive, never trained on), and worlds with seeds from 1000, never trained or tuned on:
+street and orchard with 64 beams, and with 64 beams against 16 ("mixed"). Sweeps of the worlds are freed of motion with
+the true trajectory. Pairs at one place of two worlds that do not belong together are asked too, for the confidence.
+
+Truth of drive0005: the positions are GPS without corrections, up to 2.3 m off over 45 m, as much as a right pair may
+be off at all. So the truth between two scans is the chain of scan-to-map registrations from one to the other, whose
+errors over such a way are a few decimetres; direct registration of distant pairs from either guess agrees with the
+chain and not with the GPS. "truth against GPS" says how far they are apart; recalls against the GPS are printed too.
+
+Open3D: FPFH and RANSAC as its documentation sets them (normals within 2 voxels, features within 5, mutual matches,
+edge lengths to 0.9, 100,000 draws, confidence 0.999), then point-to-plane ICP; voxels of 0.5 m and of 1 m. KISS-Matcher
+with voxels of 0.5 m, then our local registration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from devices.sensors.simulated.lidar import sweep  # noqa: E402
+from devices.sensors.simulated.motion import states_at, stream  # noqa: E402
+from devices.sensors.simulated.world import WorldConfig, base_T_sensor, make_lidar, make_scene  # noqa: E402
+from registration.distant.evaluation import Outcome, by_distance, errors_of, measure, roc, table  # noqa: E402
+from registration.distant.pairs import Pair, choose_pairs  # noqa: E402
+from registration.distant.register import candidates, credit, register_distant  # noqa: E402
+from registration.local import register_local  # noqa: E402
+from registration.odometry import OdometryConfig, ScanToMapOdometry  # noqa: E402
+from tercel.core.errors import UserError, require  # noqa: E402
+from tercel.core.geometry import from_rotation_translation, inverse, transform_points  # noqa: E402
+
+Array = NDArray[Any]
+Scans = Callable[[int], Array]
+Method = Callable[[Array, Array], tuple[Array, float]]
+
+WORLD_TIMES_S = np.arange(4.0, 44.0, 0.5)
+WORLDS = {
+    "street": ("street", 64, 64, 1000),
+    "street mixed": ("street", 64, 16, 1001),
+    "orchard": ("orchard", 64, 64, 1000),
+    "orchard mixed": ("orchard", 64, 16, 1001),
+}
+FIT_WORLDS = [
+    (world, 64, beams, seed) for seed in range(910, 914) for world in ("street", "orchard") for beams in (64, 16)
+]
+SEED = 7
+
+
+class World:
+    """A simulated drive's scans, each as one instant would have seen it, and their poses."""
+
+    def __init__(self, name: str, seed: int, beams: int) -> None:
+        self.seed, self.scene = seed, make_scene(name, seed)
+        self.lidar = make_lidar(WorldConfig(name=name, lidar_beams=beams))
+        self.base_T_lidar = base_T_sensor(name, "lidar")
+
+    def poses(self, times_s: Array) -> Array:
+        """world_T_lidar (N, 4, 4)."""
+        result: Array = states_at(self.scene.trajectory, times_s).world_T_base @ self.base_T_lidar
+        return result
+
+    def scan(self, k: int) -> Array:
+        """(N, 3) float32 in the sensor's frame at the sweep's end."""
+        end_s = float(WORLD_TIMES_S[k])
+        primitives = self.scene.snapshot(end_s).primitives
+        seen = sweep(self.lidar, self.scene.trajectory, primitives, end_s, stream(self.seed, 5, k))
+        offsets_s, row = np.unique(seen.time_offset_s, return_inverse=True)
+        end_T_sensor = inverse(self.poses(np.array([end_s]))[0]) @ self.poses(end_s + offsets_s)
+        points = np.einsum("nij,nj->ni", end_T_sensor[row, :3, :3], seen.points_m) + end_T_sensor[row, :3, 3]
+        result: Array = points.astype(np.float32)
+        return result
+
+
+def world_pairs(name: str, beams: int, other_beams: int, seed: int, per_bin: int) -> tuple[Scans, Scans, list[Pair]]:
+    target, source = World(name, seed, beams), World(name, seed, other_beams)
+    poses = target.poses(WORLD_TIMES_S)
+    return target.scan, source.scan, choose_pairs(poses, poses, per_bin=per_bin, seed=SEED)
+
+
+def unpack_drive(target: Path) -> tuple[Scans, Array]:
+    """drive0005's scans and its GPS poses."""
+    shared_data = Path(os.environ.get("TERCEL_DATA", REPOSITORY.parent / "shared" / "data"))
+    spec = importlib.util.spec_from_file_location("unpack", shared_data / "unpack.py")
+    if spec is None or spec.loader is None or not (shared_data / "unpack.py").is_file():
+        raise UserError(f"no recordings at {shared_data}: set TERCEL_DATA, or leave drive0005 out of --sequences")
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    unpack.scans(shared_data / "kitti_drive0005" / "velodyne", target)
+    files = sorted(target.glob("*.bin"))
+    rows = np.loadtxt(shared_data / "kitti_drive0005" / "poses_velo_from_oxts.txt").reshape(-1, 3, 4)
+
+    def scan(k: int) -> Array:
+        return np.fromfile(files[k], np.float32).reshape(-1, 4)[:, :3]
+
+    return scan, from_rotation_translation(rows[:, :, :3], rows[:, :, 3])
+
+
+def chained(scan: Scans, count: int) -> Array:
+    """Poses (N, 4, 4) of the scans by scan-to-map registration."""
+    odometry = ScanToMapOdometry(OdometryConfig())
+    return np.array([odometry.step(scan(k), k * 100_000_000).odom_T_sensor for k in range(count)])
+
+
+def write_pairs(folder: Path, target: Scans, source: Scans, pairs: list[Pair], gps: Array | None = None) -> None:
+    """One .npz for each pair, the source turned as the pair says."""
+    folder.mkdir()
+    for k, pair in enumerate(pairs):
+        truth = pair.target_T_turned
+        by_gps = np.full((4, 4), np.nan)
+        if gps is not None:
+            by_gps = inverse(gps[pair.target]) @ gps[pair.source] @ inverse(pair.turned_T_source)
+        turned = transform_points(pair.turned_T_source, source(pair.source)).astype(np.float32)
+        np.savez(
+            folder / f"{k:04}.npz", target=target(pair.target), source=turned, truth=truth, gps=by_gps, bin=pair.bin_m
+        )
+
+
+def read_pairs(folder: Path, truth: str = "truth") -> Iterator[tuple[Array, Array, Array, tuple[float, float]]]:
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as data:
+            yield data["target"], data["source"], data[truth], tuple(data["bin"].tolist())
+
+
+def tercel_method(**options: Any) -> Method:
+    def register(target_m: Array, source_m: Array) -> tuple[Array, float]:
+        found = register_distant(target_m, source_m, **options)
+        return found.target_T_source, found.confidence
+
+    return register
+
+
+def open3d_method(voxel_m: float) -> Method:
+    o3d = require("open3d", extra="bench")
+    registration, search = o3d.pipelines.registration, o3d.geometry.KDTreeSearchParamHybrid
+    o3d.utility.random.seed(0)
+
+    def prepared(points_m: Array) -> tuple[Any, Any]:
+        cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points_m.astype(np.float64)))
+        cloud = cloud.voxel_down_sample(voxel_m)
+        cloud.estimate_normals(search(radius=2.0 * voxel_m, max_nn=30))
+        return cloud, registration.compute_fpfh_feature(cloud, search(radius=5.0 * voxel_m, max_nn=100))
+
+    def register(target_m: Array, source_m: Array) -> tuple[Array, float]:
+        (target, target_fpfh), (source, source_fpfh) = prepared(target_m), prepared(source_m)
+        found = registration.registration_ransac_based_on_feature_matching(
+            source,
+            target,
+            source_fpfh,
+            target_fpfh,
+            True,
+            1.5 * voxel_m,
+            registration.TransformationEstimationPointToPoint(False),
+            3,
+            [
+                registration.CorrespondenceCheckerBasedOnEdgeLength(0.9),
+                registration.CorrespondenceCheckerBasedOnDistance(1.5 * voxel_m),
+            ],
+            registration.RANSACConvergenceCriteria(100_000, 0.999),
+        )
+        refined = registration.registration_icp(
+            source, target, voxel_m, found.transformation, registration.TransformationEstimationPointToPlane()
+        )
+        return np.array(refined.transformation), float(refined.fitness)
+
+    return register
+
+
+def kiss_method(voxel_m: float) -> Method:
+    kiss = require("kiss_matcher", extra="bench")
+    config = kiss.KISSMatcherConfig(voxel_m)
+
+    def register(target_m: Array, source_m: Array) -> tuple[Array, float]:
+        matcher = kiss.KISSMatcher(config)
+        found = matcher.estimate(source_m.astype(np.float32), target_m.astype(np.float32))
+        guess = np.eye(4)
+        guess[:3, :3], guess[:3, 3] = np.array(found.rotation), np.array(found.translation).ravel()
+        if not np.isfinite(guess).all() or abs(np.linalg.det(guess[:3, :3]) - 1.0) > 0.01:
+            return np.full((4, 4), np.nan), 0.0
+        refined = register_local(target_m, source_m, guess)
+        inliers = float(matcher.get_num_final_inliers())
+        return (refined.target_T_source if refined.converged else guess), inliers
+
+    return register
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "tercel": tercel_method,
+    "tercel classical only": lambda: tercel_method(descriptor="classical", correlation=False),
+    "tercel learned only": lambda: tercel_method(descriptor="learned", correlation=False),
+    "open3d 0.5 m": lambda: open3d_method(0.5),
+    "open3d 1 m": lambda: open3d_method(1.0),
+    "kiss-matcher": lambda: kiss_method(0.5),
+}
+
+
+def run_method(method: str, folder: str, wrong: str | None) -> dict[str, Any]:
+    """One method over one sequence, in a process of its own: outcomes, confidences of wrong pairs, memory in MB."""
+    if hasattr(os, "sched_setaffinity"):  # one core for all of a method's threads
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    register = METHODS[method]()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found: list[Array] = []
+
+    def noted(target_m: Array, source_m: Array) -> tuple[Array, float]:
+        pose, confidence = register(target_m, source_m)
+        found.append(pose)
+        return pose, confidence
+
+    outcomes = measure(noted, read_pairs(Path(folder)))
+    by_gps = [errors_of(pair[2], pose) for pair, pose in zip(read_pairs(Path(folder), "gps"), found, strict=True)]
+    unrelated = [] if wrong is None else [register(pair[0], pair[1])[1] for pair in read_pairs(Path(wrong))]
+    memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    return {"outcomes": outcomes, "gps": by_gps, "unrelated": unrelated, "memory_mb": memory_mb}
+
+
+def write_sequences(folder: Path, names: list[str], per_bin: int, real_per_bin: int) -> dict[str, float]:
+    """All pairs, and how far the real drive's truth is from its GPS (m, median and greatest over 40-50 m)."""
+    notes: dict[str, float] = {}
+    for name in names:
+        if name == "drive0005":
+            scan, gps = unpack_drive(folder / "scans")
+            truth = chained(scan, len(gps))
+            pairs = choose_pairs(truth, truth, per_bin=real_per_bin, seed=SEED)
+            write_pairs(folder / name, scan, scan, pairs, gps)
+            apart = [
+                errors_of(pair[2], by[2])[0]
+                for pair, by in zip(read_pairs(folder / name), read_pairs(folder / name, "gps"), strict=True)
+                if pair[3][0] >= 40
+            ]
+            notes = {"truth_to_gps_m_p50": float(np.median(apart)), "truth_to_gps_m_max": float(np.max(apart))}
+        else:
+            world, beams, other_beams, seed = WORLDS[name]
+            write_pairs(folder / name, *world_pairs(world, beams, other_beams, seed, per_bin))
+        print(f"\rpairs of {name:20}", end="", file=sys.stderr, flush=True)
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        write_unrelated(folder / f"{name} unrelated", folder / name, folder / other)
+    return notes
+
+
+def write_unrelated(folder: Path, first: Path, second: Path) -> None:
+    """Targets of one sequence with sources of another: every fifth pair."""
+    folder.mkdir()
+    if first == second:
+        return
+    for k, (one, two) in enumerate(
+        zip(sorted(first.glob("*.npz"))[::5], sorted(second.glob("*.npz"))[::5], strict=False)
+    ):
+        with np.load(one) as a, np.load(two) as b:
+            np.savez(folder / f"{k:04}.npz", target=a["target"], source=b["source"], truth=np.eye(4), bin=(0.0, 0.0))
+
+
+def compare(names: list[str], methods: list[str], per_bin: int, real_per_bin: int) -> dict[str, Any]:
+    report: dict[str, Any] = {"sequences": {}}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        report["truth"] = write_sequences(folder, names, per_bin, real_per_bin)
+        for name in names:
+            rows: dict[str, Any] = {}
+            for method in methods:
+                print(f"\r{name}: {method:28}", end="", file=sys.stderr, flush=True)
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    run = pool.apply(run_method, (method, str(folder / name), str(folder / f"{name} unrelated")))
+                rows[method] = reported(run)
+            report["sequences"][name] = rows
+            print(f"\n{name}\n" + table({method: row["by_distance"] for method, row in rows.items()}), flush=True)
+            for method, row in rows.items():
+                print(
+                    f"  {method:26} {row['memory_mb']:6.0f} MB; confidence: AUC {row['roc']['auc']:.3f}, recall without"
+                    f" a wrong one {row['roc']['recall_without_wrong']:.1%}; farthest pairs against the GPS:"
+                    f" {row['recall_to_gps_farthest']:.0%}"
+                )
+    return report
+
+
+def reported(run: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of one run."""
+    outcomes: list[Outcome] = run["outcomes"]
+    farthest = max((outcome.bin_m for outcome in outcomes), default=(0.0, 0.0))
+    by_gps = [
+        m < 2.0 and deg < 5.0
+        for outcome, (m, deg) in zip(outcomes, run["gps"], strict=True)
+        if outcome.bin_m == farthest
+    ]
+    wrong = [outcome.confidence for outcome in outcomes if not outcome.right] + run["unrelated"]
+    return {
+        "by_distance": by_distance(outcomes),
+        "memory_mb": run["memory_mb"],
+        "roc": roc([outcome.confidence for outcome in outcomes if outcome.right], wrong),
+        "recall_to_gps_farthest": float(np.mean(by_gps)) if by_gps else float("nan"),
+    }
+
+
+def fit(per_bin: int) -> dict[str, float]:
+    """The logistic function of credit that parts right from wrong candidates of worlds below 1000, by Newton steps."""
+    credit_of, right = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary) / str(k) for k in range(len(FIT_WORLDS))]
+        for folder, (name, beams, other, seed) in zip(folders, FIT_WORLDS, strict=True):
+            write_pairs(folder, *world_pairs(name, beams, other, seed, per_bin))
+        for folder, other_folder in zip(folders, folders[1:] + folders[:1], strict=True):
+            write_unrelated(folder / "unrelated", folder, other_folder)
+            for target_m, source_m, truth, _ in [*read_pairs(folder), *read_pairs(folder / "unrelated")]:
+                for candidate in candidates(target_m, source_m):
+                    metres, degrees = errors_of(truth, candidate.local.target_T_source)
+                    credit_of.append(credit(candidate.agreement))
+                    right.append(metres < 2.0 and degrees < 5.0)
+            print(f"\r{len(credit_of)} candidates", end="", file=sys.stderr, flush=True)
+    x, y = np.array(credit_of), np.array(right, dtype=np.float64)
+    weights = np.where(y > 0, 0.5 / y.mean(), 0.5 / (1.0 - y.mean()))  # as many right as wrong
+    design, answer = np.column_stack([x - 0.7, np.ones_like(x)]), np.zeros(2)
+    for _ in range(100):
+        p = 1.0 / (1.0 + np.exp(-design @ answer))
+        gradient = design.T @ (weights * (p - y)) + 1e-3 * answer
+        hessian = (design * (weights * p * (1.0 - p))[:, None]).T @ design + 1e-3 * np.eye(2)
+        answer -= np.linalg.solve(hessian, gradient)
+    slope, constant = answer
+    return {
+        "slope": float(slope),
+        "middle": float(0.7 - constant / slope),
+        "candidates": len(x),
+        "right": int(y.sum()),
+        "least_right": float(x[y > 0].min()),
+        "greatest_wrong": float(x[y == 0].max()),
+        **roc(x[y > 0].tolist(), x[y == 0].tolist()),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=4, help="of each bin, for each simulated sequence")
+    parser.add_argument("--real-pairs", type=int, default=10, help="of each bin, for the real drive")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--sequences", default=",".join(["drive0005", *WORLDS]))
+    parser.add_argument("--fit", action="store_true", help="fit the confidence instead")
+    parser.add_argument("--json", type=Path, help="write the same numbers here, for a plot of recall over distance")
+    args = parser.parse_args()
+    print("python", *sys.argv)
+    try:
+        if args.fit:
+            report: dict[str, Any] = fit(args.pairs)
+            print(json.dumps(report, indent=2))
+        else:
+            report = compare(args.sequences.split(","), args.methods.split(","), args.pairs, args.real_pairs)
+            print(json.dumps(report["truth"]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"command": ["python", *sys.argv], **report}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
