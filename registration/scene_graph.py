@@ -4,7 +4,7 @@ A node is a structure (a pole or trunk, a wall, a corner, a crown) or an object 
 size and a few numbers of its shape. Edges are not kept: the distance, the difference in height and the angle between
 any two nodes follow from their places, and do not change with where the robot stands.
 
-Nodes are given in the *level* frame: its origin is the sensor, its z points up, and its x looks where the sensor's does.
+Nodes are given in the level frame: its origin is the sensor, its z points up, its x looks where the sensor's does.
 Two robots that both know which way is up need four numbers, x y z and yaw, to bring their graphs together.
 """
 

@@ -4,7 +4,7 @@
     0       4 bytes  "TSGR"
     4       u8       version, 1
     5       u8       F: bytes of the frame's name, at most 64
-    6       u16      N: nodes, at most 251
+    6       u16      N: nodes, at most 254
     8       i64      stamp, ns
     16      i16 x 2  up: x and y of the unit vector, in 1 / 32767; z is positive and follows
     20      i16      the sensor's height above the ground, cm
@@ -16,7 +16,7 @@
 Centres and sizes are rounded to 1 cm (within 5 mm), yaws to 0.0055 degrees. What cannot be written (farther than 327 m,
 not finite) is left out, and of more nodes than fit, those with the most weight are kept.
 
-A decoder believes nothing: the length must be the one that the counts name, and a single flipped bit fails the checksum.
+A decoder believes nothing: the length must be the one that the counts name, and any flipped bit fails the checksum.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _UNIT = 32767
 _NO_YAW = -32768
 _CM = 100.0
 
-MAX_NODES = (MAX_BYTES - _HEADER.size - _CRC.size - MAX_FRAME_BYTES // 2) // _NODE.itemsize
+MAX_NODES = (MAX_BYTES - _HEADER.size - _CRC.size) // _NODE.itemsize
 
 
 def encode_scene_graph(graph: SceneGraph, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The graph as at most max_bytes bytes.
 
-    Raises ValueError for a frame's name of more than 64 bytes, a max_bytes that is too little for no node at all or above
+    Raises ValueError for a frame's name of more than 64 bytes, a max_bytes too small for no node at all or above
     MAX_BYTES, and an up that does not point up.
     """
     frame = graph.frame_id.encode()

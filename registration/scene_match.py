@@ -2,8 +2,8 @@
 
     match = match_scene_graphs(target, source)
 
-Both graphs are level, so that four numbers are sought: x, y, z and yaw. That is a smaller problem than six, and one that
-weak nodes can still decide.
+Both graphs are level, so that four numbers are sought: x, y, z and yaw. That is a smaller problem than six, and
+one that weak nodes can still decide.
 
 1. Votes (the generalised Hough transform; Ballard 1981): at each of many yaws, each pair of like nodes names the one
    translation that would bring them together, and each pair of walls that face alike the translations that would bring
@@ -20,88 +20,60 @@ other, and voting takes them all at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registration.scene_graph import CORNER, CROWN, OBJECT, PERSON, POLE, THING, VEHICLE, WALL, SceneGraph
+from registration.global_ import GlobalRegistration
+from registration.scene_graph import CORNER, CROWN, OBJECT, POLE, THING, VEHICLE, WALL, SceneGraph
 from registration.scene_nodes import rotation_to_level
+from registration.scene_partners import (
+    REACHES_M,
+    SIGMA_M,
+    Partners,
+    Plane,
+    affinity_of,
+    field_of,
+    in_sight,
+    partners_of,
+    plane_of,
+    refined_poses,
+    scores_of,
+)
 from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, wrap_angle
 
 Array = NDArray[Any]
 
 _YAW_STEP_RAD = np.radians(2.5)
 _CELL_M = 1.0
-_FIELD_M = 0.5
-_WALL_YAW_RAD = np.radians(6.0)
-_REACHES_M = (2.5, 2.0, 1.5, 1.0, 0.8, 0.8)
-# Standard deviation of a node's place: a crown has no sharp middle.
-_SIGMA_M = np.zeros(8)
-_SIGMA_M[[POLE, WALL, CORNER, CROWN, THING, OBJECT, VEHICLE, PERSON]] = [0.25, 0.2, 0.3, 0.5, 0.5, 0.6, 0.8, 0.8]
-_CONFIDENCE = np.array([-6.0, 1.0, 1.0, 1.0])
+_CORRELATED = 3.0  # variance of a pose over that of one from independent nodes
+_FLOOR_M, _TILT_RAD = 0.15, 0.01  # how well the ground tells height and tilt
+_CONFIDENCE = np.array([-6.0, 1.0, 1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class MatchConfig:
     """How two graphs are matched.
 
-    max_distance_m: the robots are no farther apart than this, in the plane. voters: of each kind, so many of the
-    nodes with the most weight vote. candidates, refined: how many cells are scored, and how many of them refined.
-    shared_range_m: what lies this near to both robots, both ought to see. distinct_m, distinct_rad: a candidate so far
-    from the best one is another.
+    max_distance_m: the robots are no farther apart than this, in the plane. voters: of each kind, so many of the nodes
+    with the most weight vote. candidates: how many cells with the most votes are scored; tried, refined: how many of
+    them are refined a little, and to the end. distinct_m, distinct_rad: a pose so far from the best one is a rival.
+    min_nodes: no less is matched. threshold: the confidence from which a match counts as right.
     """
 
     max_distance_m: float = 60.0
-    voters: int = 60
-    candidates: int = 250
-    refined: int = 32
-    shared_range_m: float = 30.0
+    voters: int = 100
+    candidates: int = 500
+    tried: int = 120
+    refined: int = 24
     distinct_m: float = 3.0
     distinct_rad: float = 0.17
+    min_nodes: int = 5
+    threshold: float = 0.5
 
 
-class _Plane(NamedTuple):
-    """A graph as seen from above: places (N, 2), kinds (N,), weights (N,), the z of what nodes stand on (N,), their
-    tops above it (N,), walls' normals (N, 2) (zero for others), half lengths (N,)."""
-
-    xy_m: Array
-    kinds: Array
-    weights: Array
-    floor_m: Array
-    tops_m: Array
-    normals: Array
-    halves_m: Array
-
-
-class _Partners(NamedTuple):
-    """What K poses give to M source nodes: the partner's index (K, M), how good it is (K, M) in 0..1, 0 where there is
-    none, and by what the moved node misses it (K, M, 2) (m; a wall: the miss of its middle)."""
-
-    index: Array
-    quality: Array
-    miss_m: Array
-
-
-class _Field(NamedTuple):
-    """The nearest target node of each kind to each cell of a grid: (kinds, side, side) indices, -1 where none is near."""
-
-    nearest: Array
-    origin_m: Array
-
-
-def _plane(graph: SceneGraph) -> _Plane:
-    wall = graph.kinds == WALL
-    yaw = np.where(wall, graph.yaws_rad, 0.0)
-    normals = np.stack([np.cos(yaw), np.sin(yaw)], axis=1) * wall[:, None]
-    floor = graph.centers_m[:, 2] - graph.sizes_m[:, 2] / 2.0
-    return _Plane(
-        graph.centers_m[:, :2], graph.kinds, graph.weights, floor, graph.sizes_m[:, 2], normals,
-        np.where(wall, graph.sizes_m[:, 0] / 2.0, 0.0),
-    )  # fmt: skip
-
-
-def _votes(target: _Plane, source: _Plane, config: MatchConfig) -> Array:
+def _votes(target: Plane, source: Plane, config: MatchConfig) -> Array:
     """Candidates (K, 3): x, y, yaw of the cells with the most votes."""
     yaws = np.arange(-np.pi, np.pi - 1e-9, _YAW_STEP_RAD)
     half = int(np.ceil(config.max_distance_m / _CELL_M)) + 1
@@ -122,7 +94,7 @@ def _votes(target: _Plane, source: _Plane, config: MatchConfig) -> Array:
     return result
 
 
-def _point_votes(target: _Plane, source: _Plane, yaws: Array, config: MatchConfig) -> list[tuple[Array, Array, Array]]:
+def _point_votes(target: Plane, source: Plane, yaws: Array, config: MatchConfig) -> list[tuple[Array, Array, Array]]:
     """Translations (V, 2), yaw numbers (V,) and weights (V,) of like nodes brought together."""
     rotations = rotation_about_z(yaws)[:, :2, :2]
     found = []
@@ -133,18 +105,18 @@ def _point_votes(target: _Plane, source: _Plane, yaws: Array, config: MatchConfi
         turned = np.einsum("yij,bj->ybi", rotations, source.xy_m[b])
         t = target.xy_m[a][None, :, None] - turned[:, None]
         weight = np.sqrt(target.weights[a][:, None] * source.weights[b])
-        weight = weight * _alike(target, source)[np.ix_(a, b)] / _SIGMA_M[kind]
+        weight = weight * affinity_of(target, source)[np.ix_(a, b)] / SIGMA_M[kind]
         numbers = np.broadcast_to(np.arange(len(yaws))[:, None, None], t.shape[:3])
         found.append((t.reshape(-1, 2), numbers.ravel(), np.broadcast_to(weight, t.shape[:3]).ravel()))
     return found
 
 
-def _heaviest(graph: _Plane, kind: int, count: int) -> Array:
+def _heaviest(graph: Plane, kind: int, count: int) -> Array:
     index = np.flatnonzero(graph.kinds == kind)
     return np.sort(index[np.argsort(-graph.weights[index], kind="stable")[:count]])
 
 
-def _wall_votes(target: _Plane, source: _Plane, yaws: Array) -> list[tuple[Array, Array, Array]]:
+def _wall_votes(target: Plane, source: Plane, yaws: Array) -> list[tuple[Array, Array, Array]]:
     """As _point_votes, for walls: each pair that faces alike names a line of translations."""
     a, b = (np.flatnonzero(graph.kinds == WALL) for graph in (target, source))
     if not len(a) or not len(b):
@@ -167,207 +139,106 @@ def _wall_votes(target: _Plane, source: _Plane, yaws: Array) -> list[tuple[Array
     return [(t, n[v], weight[v])]
 
 
-def _alike(target: _Plane, source: _Plane) -> Array:
-    """Affinity (N, M) in 0..1: of one kind, of similar height."""
-    same = target.kinds[:, None] == source.kinds
-    lower = np.minimum(target.tops_m[:, None], source.tops_m)
-    higher = np.maximum(np.maximum(target.tops_m[:, None], source.tops_m), 0.1)
-    result: Array = same * (0.5 + 0.5 * lower / higher)
-    return result
-
-
-def _field(target: _Plane) -> _Field:
-    """Nodes are stamped far to near, so that the nearest one remains."""
-    points = np.flatnonzero(target.kinds != WALL)
-    origin = (target.xy_m.min(axis=0) if len(target.kinds) else np.zeros(2)) - 2.0 * _REACHES_M[0]
-    extent = (target.xy_m.max(axis=0) if len(target.kinds) else np.zeros(2)) + 2.0 * _REACHES_M[0] - origin
-    side = np.ceil(extent / _FIELD_M).astype(np.int64) + 1
-    steps = np.arange(-int(_REACHES_M[0] / _FIELD_M) - 1, int(_REACHES_M[0] / _FIELD_M) + 2)
-    around = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-    cell = np.floor((target.xy_m[points] - origin) / _FIELD_M).astype(np.int64)[:, None] + around
-    middle = origin + (cell + 0.5) * _FIELD_M
-    apart = ((middle - target.xy_m[points][:, None]) ** 2).sum(axis=2).ravel()
-    order = np.argsort(-apart, kind="stable")
-    node = np.repeat(points, len(around))[order]
-    x, y = cell.reshape(-1, 2)[order].T
-    nearest = np.full((len(_SIGMA_M), *side), -1, np.int32)
-    inside = (x >= 0) & (y >= 0) & (x < side[0]) & (y < side[1])
-    nearest[target.kinds[node[inside]], x[inside], y[inside]] = node[inside]
-    return _Field(nearest, origin)
-
-
-def _moved(xy_m: Array, poses: Array) -> Array:
-    """Places (K, M, 2) of points (M, 2) after each of K poses (K, 3): x, y, yaw."""
-    cos, sin = np.cos(poses[:, 2, None]), np.sin(poses[:, 2, None])
-    x = cos * xy_m[:, 0] - sin * xy_m[:, 1] + poses[:, 0, None]
-    y = sin * xy_m[:, 0] + cos * xy_m[:, 1] + poses[:, 1, None]
-    return np.stack([x, y], axis=2)
-
-
-def _partners(
-    target: _Plane, source: _Plane, field: _Field, poses: Array, affinity: Array, reach_m: float
-) -> _Partners:
-    """The nearest node of the same kind, for each source node under each pose. Each point of the target is partner of
-    its best point alone; a wall may be two in the other graph."""
-    moved = _moved(source.xy_m, poses)
-    cell = np.floor((moved - field.origin_m) / _FIELD_M).astype(np.int64)
-    inside = ((cell >= 0) & (cell < field.nearest.shape[1:])).all(axis=2)
-    cell = np.where(inside[..., None], cell, 0)
-    index = np.where(inside, field.nearest[source.kinds, cell[..., 0], cell[..., 1]], -1)
-    miss = moved - target.xy_m[index]
-    sigma = np.maximum(_SIGMA_M[source.kinds], 0.4 * reach_m)
-    squares = np.where(index >= 0, (miss**2).sum(axis=2) / sigma**2, np.inf)
-    walls = np.flatnonzero(source.kinds == WALL)
-    if len(walls):
-        index[:, walls], squares[:, walls], miss[:, walls] = _wall_partners(
-            target, source, walls, moved, poses, reach_m
-        )
-    quality = np.exp(-0.5 * squares) * affinity[index, np.arange(len(source.kinds))]
-    quality[squares > 6.25] = 0.0
-    best = np.zeros((len(poses), len(target.kinds)))
-    row = np.arange(len(poses))[:, None]
-    np.maximum.at(best, (np.broadcast_to(row, index.shape), index), quality)
-    quality[(quality < best[row, index]) & (source.kinds != WALL)] = 0.0
-    return _Partners(index, quality, miss)
-
-
-def _wall_partners(
-    target: _Plane, source: _Plane, walls: Array, moved: Array, poses: Array, reach_m: float
-) -> tuple[Array, Array, Array]:
-    """Index, squared distance in sigmas, and miss (K, W), (K, W), (K, W, 2) of the wall that lies closest on one line."""
-    a = np.flatnonzero(target.kinds == WALL)
-    if not len(a):
-        shape = (len(poses), len(walls))
-        return np.full(shape, -1), np.full(shape, np.inf), np.zeros((*shape, 2))
-    n = target.normals[a]
-    normals = _moved(source.normals[walls], poses * [0.0, 0.0, 1.0])
-    cosine = np.einsum("kwi,ai->kwa", normals, n)
-    sine = normals[..., 1, None] * n[:, 0] - normals[..., 0, None] * n[:, 1]
-    gap = moved[:, walls, None] - target.xy_m[a]
-    across = (gap * n).sum(axis=3)
-    along = np.abs(gap[..., 1] * n[:, 0] - gap[..., 0] * n[:, 1])
-    halves = source.halves_m[walls][:, None], target.halves_m[a]
-    touching = along < halves[0] + halves[1] - 0.5
-    facing = (cosine > 0) & (np.abs(sine) < np.sin(_WALL_YAW_RAD))
-    tilt = sine * np.minimum(*halves)
-    sigma = max(_SIGMA_M[WALL], 0.4 * reach_m)
-    squares = np.where(touching & facing, (across**2 + tilt**2) / sigma**2, np.inf)
-    k = np.argmin(squares, axis=2)
-    at = np.arange(len(poses))[:, None], np.arange(len(walls)), k
-    return a[k], squares[at], across[at][..., None] * n[k]
-
-
-def _scores(target: _Plane, source: _Plane, partners: _Partners) -> Array:
-    """(K,): the weight of what was matched."""
-    weight = np.sqrt(target.weights[partners.index] * source.weights)
-    result: Array = (weight * partners.quality).sum(axis=1)
-    return result
-
-
-def _refined(target: _Plane, source: _Plane, field: _Field, poses: Array, affinity: Array) -> tuple[Array, Array]:
-    """Poses (K, 3) and information (K, 3, 3) after Gauss-Newton with a shrinking reach."""
-    for reach_m in _REACHES_M:
-        partners = _partners(target, source, field, poses, affinity, reach_m)
-        information, gradient = _normal_equations(target, source, poses, partners)
-        poses = poses - np.linalg.solve(information, gradient[..., None])[..., 0]
-    return poses, information
-
-
-def _normal_equations(target: _Plane, source: _Plane, poses: Array, partners: _Partners) -> tuple[Array, Array]:
-    """J'WJ (K, 3, 3) and J'Wr (K, 3): a point is held in x and y, a wall along its partner's normal at both ends."""
-    weight = partners.quality * np.sqrt(target.weights[partners.index] * source.weights) / _SIGMA_M[source.kinds] ** 2
-    wall = source.kinds == WALL
-    zero = np.zeros_like(weight)
-    turning = poses * [0.0, 0.0, 1.0]
-    arm = _moved(source.xy_m, turning)
-    rows = [
-        (np.stack([zero + 1.0, zero, -arm[..., 1]], 2), partners.miss_m[..., 0], weight * ~wall),
-        (np.stack([zero, zero + 1.0, arm[..., 0]], 2), partners.miss_m[..., 1], weight * ~wall),
-    ]
-    normal = target.normals[partners.index]
-    tangent = (
-        np.stack([-source.normals[:, 1], source.normals[:, 0]], axis=1) * np.minimum(source.halves_m, 5.0)[:, None]
-    )
-    for sign in (-1.0, 1.0):
-        lever = sign * _moved(tangent, turning)
-        end = arm + lever
-        across = normal[..., 1] * end[..., 0] - normal[..., 0] * end[..., 1]
-        miss = (normal * (partners.miss_m + lever)).sum(axis=2)
-        rows.append((np.stack([normal[..., 0], normal[..., 1], across], 2), miss, weight * wall))
-    information = sum(np.einsum("kmi,km,kmj->kij", j, w, j) for j, _, w in rows) + 1e-6 * np.eye(3)
-    gradient = sum(np.einsum("kmi,km->ki", j, w * r) for j, r, w in rows)
-    return np.asarray(information), np.asarray(gradient)
-
-
 @dataclass(frozen=True, eq=False)
-class SceneMatch:
-    """Where the source's sensor stands in the target's.
+class SceneMatch(GlobalRegistration):
+    """A GlobalRegistration whose correspondences are the source's nodes that both robots ought to see, and inliers
+    those nodes, wherever they are, that have a partner; local is None.
 
-    target_T_source (4, 4) float64. confidence: 0..1. converged: whether it is above the shipped threshold; if not, the
-    transform is the best guess and not to be used. correspondences: nodes that both robots ought to see. inliers: those
-    that were matched. covariance (6, 6): x y z rx ry rz, m and rad, a perturbation on the right.
+    covariance (6, 6): x y z rx ry rz, m and rad, a perturbation on the right; NaN where nothing was found.
+    evidence (5,): what confidence is made from (see _evidence).
     """
 
-    target_T_source: Array
-    confidence: float
-    converged: bool
-    correspondences: int
-    inliers: int
-    features: Array
+    covariance: Array
+    evidence: Array
 
 
 def match_scene_graphs(target: SceneGraph, source: SceneGraph, *, config: MatchConfig | None = None) -> SceneMatch:
-    """Match two robots' graphs, without any guess."""
+    """Where the source's sensor stands in the target's, without any guess.
+
+    With fewer than min_nodes nodes in either graph, or none that agree, nothing is found: target_T_source is NaN.
+    """
     config = config or MatchConfig()
-    a, b = _plane(target), _plane(source)
-    if not len(target) or not len(source):
-        return SceneMatch(np.eye(4), 0.0, False, 0, 0, np.zeros(4))
-    affinity, field = _alike(a, b), _field(a)
-    candidates = _votes(a, b, config)
-    coarse = _scores(a, b, _partners(a, b, field, candidates, affinity, 2.5))
-    starts = candidates[_distinct_ones(candidates, coarse, config.refined)]
-    poses, informations = _refined(a, b, field, starts, affinity)
-    partners = _partners(a, b, field, poses, affinity, _REACHES_M[-1])
-    scores = _scores(a, b, partners)
+    nothing = SceneMatch(np.full((4, 4), np.nan), 0.0, False, 0, 0, None, np.full((6, 6), np.nan), np.zeros(5))
+    if min(len(target), len(source)) < config.min_nodes:
+        return nothing
+    a, b = plane_of(target), plane_of(source)
+    poses, scores, information, partners = _best_poses(a, b, config)
     best = int(np.argmax(scores))
-    score, pose, information = float(scores[best]), poses[best], informations[best]
-    partners = _Partners(*(f[best] for f in partners))
-    away = _distinct(poses, pose, config.distinct_m, config.distinct_rad)
-    second = float(scores[away].max(initial=0.0))
-    # share
-    moved = _moved(b.xy_m, pose[None])[0]
-    shared = (np.hypot(*moved.T) < config.shared_range_m) & (np.hypot(*b.xy_m.T) < config.shared_range_m)
-    ought = float(b.weights[shared].sum())
-    got = float((np.sqrt(a.weights[partners.index] * b.weights) * partners.quality)[shared].sum())
-    matched = partners.quality > 0.1
-    dz = a.floor_m[partners.index] - b.floor_m
-    z = (
-        _weighted_median(dz[matched], (partners.quality * b.weights)[matched])
-        if matched.any()
-        else target.sensor_height_m - source.sensor_height_m
+    if scores[best] <= 0.0:
+        return nothing
+    pose, mine = poses[best], Partners(*(values[best] for values in partners))
+    elsewhere = _distinct(poses, pose, config.distinct_m, config.distinct_rad)
+    rival = max(float(scores[elsewhere].max(initial=0.0)), 0.0)
+    evidence = _evidence(a, b, pose, mine, float(scores[best]), rival, information[best])
+    confidence = float(1.0 / (1.0 + np.exp(-np.clip(evidence @ _CONFIDENCE, -50.0, 50.0))))
+    matched = mine.quality > 0.1
+    z_m = _weighted_median((a.floor_m[mine.of] - b.floor_m)[matched], (mine.quality * b.weights)[matched])
+    target_level, source_level = (
+        from_rotation_translation(rotation_to_level(graph.up), np.zeros(3)) for graph in (target, source)
     )
-    level = from_rotation_translation(rotation_about_z(pose[2]), np.array([pose[0], pose[1], z]))
-    levels = [from_rotation_translation(rotation_to_level(g.up), np.zeros(3)) for g in (target, source)]
-    features = np.array(
-        [
-            1.0,
-            np.log(max(score, 1e-3)),
-            second / max(score, 1e-9),
-            got / max(ought, 1e-3),
-            np.log(np.linalg.eigvalsh(information[:2, :2])[0] + 1e-6),
-        ]
-    )
+    moved = from_rotation_translation(rotation_about_z(pose[2]), np.array([pose[0], pose[1], z_m]))
     return SceneMatch(
-        inverse(levels[0]) @ level @ levels[1], 0.0, False, int(shared.sum()), int(matched.sum()), features
+        inverse(target_level) @ moved @ source_level,
+        confidence,
+        confidence > config.threshold,
+        int(np.count_nonzero(in_sight(b, pose[None]))),
+        int(np.count_nonzero(matched)),
+        None,
+        _covariance(pose, information[best], source_level[:3, :3]),
+        evidence,
     )
+
+
+def _best_poses(a: Plane, b: Plane, config: MatchConfig) -> tuple[Array, Array, Array, Partners]:
+    """Refined candidates (K, 3), their scores (K,), information (K, 3, 3) and partners: many are looked at coarsely,
+    the better of them more closely, in two rounds."""
+    affinity, field = affinity_of(a, b), field_of(a)
+    poses = _votes(a, b, config)
+    scores = scores_of(a, b, poses, partners_of(a, b, field, poses, affinity, REACHES_M[0]))
+    for reaches_m, count in ((REACHES_M[:2], config.tried), (REACHES_M[2:], config.refined)):
+        poses = poses[_distinct_ones(poses, scores, count)]
+        poses, information = refined_poses(a, b, field, poses, affinity, reaches_m)
+        partners = partners_of(a, b, field, poses, affinity, reaches_m[-1])
+        scores = scores_of(a, b, poses, partners)
+    return poses, scores, information, partners
+
+
+def _evidence(
+    a: Plane, b: Plane, pose: Array, partners: Partners, score: float, rival: float, information: Array
+) -> Array:
+    """(5,): one; log of the score; the best rival's share of it; the share that was matched of what both ought to see;
+    log of the information in the direction that is held worst."""
+    weight = np.sqrt(a.weights[partners.of] * b.weights)
+    shared = in_sight(b, pose[None])[0]
+    ought, got = float(b.weights[shared].sum()), float((weight * partners.quality)[shared].sum())
+    held = float(np.linalg.eigvalsh(information[:2, :2])[0])
+    return np.array([1.0, np.log(score + 1e-3), rival / score, got / (ought + 0.1), np.log(held + 1e-3)])
+
+
+def _covariance(pose: Array, information: Array, level_R_source: Array) -> Array:
+    """(6, 6) in the source's frame, from the information (3, 3) about x, y in the target's level frame and yaw.
+
+    Nodes do not err independently, which _CORRELATED allows for. Heights and tilts are those of the grounds on which
+    the two graphs were levelled, and the tilt of the target's lifts what is far away.
+    """
+    plane = np.linalg.inv(information) * _CORRELATED
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    covariance = np.zeros((6, 6))
+    covariance[np.ix_([0, 1, 5], [0, 1, 5])] = turn @ plane @ turn.T
+    covariance[2, 2] = _FLOOR_M**2 + (_TILT_RAD**2) * float(pose[:2] @ pose[:2])
+    covariance[3, 3] = covariance[4, 4] = 2.0 * _TILT_RAD**2
+    rotation = np.kron(np.eye(2), level_R_source.T)
+    result: Array = rotation @ covariance @ rotation.T
+    return result
 
 
 def _distinct_ones(poses: Array, scores: Array, count: int) -> Array:
     """Indices of the best poses, of each neighbourhood only the best."""
-    left, chosen = scores.copy(), []
-    while len(chosen) < count and (best := int(np.argmax(left))) >= 0 and left[best] > 0:
+    left, chosen = scores.copy(), list[int]()
+    while len(chosen) < count and np.isfinite(left[best := int(np.argmax(left))]):
         chosen.append(best)
-        left[~_distinct(poses, poses[best], 1.6, 0.06)] = 0.0
+        left[~_distinct(poses, poses[best], 1.0, 0.04)] = -np.inf
     return np.array(chosen or [0])
 
 
