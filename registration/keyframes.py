@@ -117,7 +117,7 @@ def record(
         sure.append(result.status in ("started", "registered"))
         if not keyframes or _moved_on(poses[keyframes[-1].row], result.odom_T_sensor, config):
             points_m = _still(scan, result.twist)
-            keyframes.append(Keyframe(len(poses) - 1, _thin(points_m, config.voxel_m), describe(points_m)))
+            keyframes.append(Keyframe(len(poses) - 1, thin(points_m, config.voxel_m), describe(points_m)))
     return Recorded(
         np.array(stamps, dtype=np.int64),
         np.array(poses).reshape(-1, 4, 4),
@@ -143,7 +143,8 @@ def _still(scan: Scan, twist: Array | None) -> Array:
     return deskew(scan.points_m[usable], scan.time_offset_s[usable], twist)
 
 
-def _thin(points_m: Array, voxel_m: float) -> Array:
+def thin(points_m: Array, voxel_m: float) -> Array:
+    """One point (M, 3) float32 a voxel of (N, 3): the mean of those in it."""
     thinned = small_gicp.voxelgrid_sampling(small_gicp.PointCloud(points_m.astype(np.float64)), voxel_m)
     result: Array = thinned.points()[:, :3].astype(np.float32)
     return result

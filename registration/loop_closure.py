@@ -45,7 +45,8 @@ _LOOP_FLOOR_M, _LOOP_FLOOR_RAD = 0.02, 0.001
 @dataclass(frozen=True)
 class LoopConfig:
     """min_score: a pair of places that is less alike is no candidate. candidates: how many each keyframe tries.
-    max_tries: in all, the most alike first. spacing_m: a loop nearer than this to a verified one is not tried.
+    max_tries: in all, the most alike first. patience: after so many in vain in a row the rest is not tried.
+    spacing_m: a loop nearer than this to a verified one is not tried.
     min_way_m: keyframes of one recording with less of a way between them are no loop.
     reach_m: how far the alignment looks at first. voxel_m: grid that thins the scans for it.
     min_confidence: of a loop.
@@ -55,7 +56,8 @@ class LoopConfig:
     min_score: float = 0.45
     candidates: int = 3
     max_tries: int = 300
-    spacing_m: float = 3.0
+    patience: int = 60
+    spacing_m: float = 4.0
     min_way_m: float = 25.0
     reach_m: float = 4.0
     voxel_m: float = 0.5
@@ -117,12 +119,16 @@ def find_loops(
         matches.score[way_m < config.min_way_m] = -1.0
     tries = candidates(matches, config)
     loops: list[Loop] = []
+    in_vain = 0
     for done, (row, column) in enumerate(tries):
+        if in_vain == config.patience:
+            break
         progress(done / len(tries))
         if _is_near_one_of(loops, known, asking, column, row, config.spacing_m):
             continue
         fit = verify(known.keyframes[column], asking.keyframes[row], matches.guess(row, column), config)
-        if fit.confidence >= config.min_confidence:
+        in_vain = 0 if fit.confidence >= config.min_confidence else in_vain + 1
+        if in_vain == 0:
             pose, covariance = fit.registration.target_T_source, fit.registration.covariance
             score = float(matches.score[row, column])
             loops.append(Loop(column, row, pose, covariance, score, fit.agreement.share, fit.confidence))
