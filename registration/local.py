@@ -1,17 +1,19 @@
 """Local registration: two clouds that nearly fit, aligned from a guess, with a covariance and the directions left open.
 
 The alignment is Segal, Haehnel and Thrun, "Generalized-ICP" (RSS 2009), in small_gicp (Koide, JOSS 2024): far partners
-first, to reach the answer from a poor guess, then near ones. What GICP minimises weighs shapes, not sensor noise, so
-the inverse of its Hessian is no covariance. Here the solution is linearised once more, point to plane (constraint):
+first, to reach the answer from a poor guess, then near ones. GICP takes every neighbourhood for a plane and every
+partner at its word; what it minimises weighs shapes, not sensor noise, so the inverse of its Hessian is no covariance.
+Therefore the pose settles once more (settle): point to plane, with partners whose normals agree, and Tukey's weights.
+On simulated pairs that halves the error, and the residuals tell how good the answer is:
 
 - The covariance is the sandwich H^-1 (sum of g g^T) H^-1 over groups of neighbouring points, g being a group's gradient
   (Liang and Zeger, "Longitudinal data analysis using generalized linear models", Biometrika 1986). Points that share a
   surface share their errors, which a count of points takes for independent: ten thousand points promise a tenth of a
   millimetre. One factor, fitted on simulated pairs, makes up for what the residuals do not show.
-- A direction is degenerate if too little of the scan holds it. This is the eigen-analysis of Zhang, Kaess and Singh,
-  "On Degeneracy of Optimization-based State Estimation Problems" (ICRA 2016), with two changes: rotations are counted
-  in metres at the points' own distance, so that one threshold serves both kinds, and points whose share in a direction
-  is within the noise of normals do not count, however many (Tuna et al., "X-ICP", T-RO 2024). Along such directions the
+- A direction is degenerate if the planes see too little of how far it moves the points. This is the eigen-analysis of
+  Zhang, Kaess and Singh, "On Degeneracy of Optimization-based State Estimation Problems" (ICRA 2016), with two changes:
+  shares of motion have no unit, so that one threshold serves rotations and translations, and points that see no more
+  than the noise of normals do not count, however many (Tuna et al., "X-ICP", T-RO 2024). Along such directions the
   answer keeps the guess, as in Zhang's solution remapping.
 """
 
@@ -24,7 +26,7 @@ import numpy as np
 import small_gicp
 from numpy.typing import NDArray
 
-from tercel.core.geometry import inverse, orthonormalise, se3_exp, se3_log, transform_points
+from tercel.core.geometry import inverse, orthonormalise, se3_exp, se3_log, skew, transform_points
 
 Array = NDArray[Any]
 Status = Literal["converged", "degenerate", "not converged", "too few points"]
@@ -37,11 +39,13 @@ NEIGHBOURS = 10
 MIN_POINTS = 30
 MAX_COORDINATE_M = 1e5  # small_gicp's grid has 2^21 cells a side and drops what lies outside
 GROUP_M = 4.0
-_INFLATION = 2.0
+_ROBUST_STEPS = 3
+_LEAST_WIDTH_M = 0.02
+_AGREEING_NORMALS = 0.95
 _NOISE_OF_NORMALS = 0.2
 _HELD_SHARE = 0.01
-_FLOOR_M = 1e-4
-_STILL_M = 1e-3
+_INFLATION = 20.0
+_FLOOR = np.repeat([1e-4, 1e-5], 3)  # m and rad, of any pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +60,7 @@ class Registration:
     covariance (6, 6), m^2 and rad^2: of the tangent xi in truth = target_T_source @ se3_exp(xi), x y z rx ry rz in the
     source's frame. Along degenerate directions it is as wide as partners were looked for. Where nothing was aligned its
     diagonal is infinite. information (6, 6): its inverse.
-    degenerate_directions (K, 6): orthonormal tangents of the same kind, once each radian counts lever_m metres (about
-    how far the points are).
+    degenerate_directions (K, 6): tangents of the same kind, of length 1.
     """
 
     target_T_source: Array
@@ -68,7 +71,6 @@ class Registration:
     information: Array
     covariance: Array
     degenerate_directions: Array
-    lever_m: float = 1.0
 
     @property
     def converged(self) -> bool:
@@ -77,14 +79,14 @@ class Registration:
 
 
 @dataclass(frozen=True, eq=False)
-class Constraint:
-    """What the partners at one pose say about it: see constraint."""
+class Settled:
+    """A pose with what the partners say about it: the fields are those of Registration."""
 
+    target_T_source: Array
     rmse_m: float
     information: Array
     covariance: Array
     degenerate_directions: Array
-    lever_m: float
 
 
 def register_local(
@@ -117,7 +119,7 @@ def register_local(
         return unaligned(pose, "too few points")
     tree = small_gicp.KdTree(target)
     small_gicp.estimate_normals_covariances(target, tree, NEIGHBOURS)
-    small_gicp.estimate_covariances(source, small_gicp.KdTree(source), NEIGHBOURS)
+    small_gicp.estimate_normals_covariances(source, small_gicp.KdTree(source), NEIGHBOURS)
     far = align(target, source, tree, pose, reach_m, max_iterations)
     near = align(target, source, tree, far.T_target_source, voxel_m, max_iterations)
     # near partners of a sparse cloud may flip to and fro for ever; then the far pass, if it converged, stands
@@ -126,19 +128,19 @@ def register_local(
     ratio = near.num_inliers / source.size()
     if not best.converged or ratio < min_overlap or near.num_inliers < MIN_POINTS or not np.isfinite(found).all():
         return unaligned(found, "not converged", iterations, ratio)
-    held = constraint(target, source, tree, found, voxel_m, open_m=reach_m)
-    found = remapped(found, pose, held)
-    status: Status = "degenerate" if len(held.degenerate_directions) else "converged"
+    settled = settle(target, source, tree, found, pose, voxel_m, open_m=reach_m)
+    count = len(settled.degenerate_directions)
+    if count == 6:
+        return unaligned(found, "not converged", iterations, ratio)
     return Registration(
-        found,
-        status,
+        settled.target_T_source,
+        "degenerate" if count else "converged",
         iterations,
         ratio,
-        held.rmse_m,
-        held.information,
-        held.covariance,
-        held.degenerate_directions,
-        held.lever_m,
+        settled.rmse_m,
+        settled.information,
+        settled.covariance,
+        settled.degenerate_directions,
     )
 
 
@@ -179,78 +181,156 @@ def align(
     )
 
 
-def constraint(
+def settle(
     target: small_gicp.PointCloud,
     source: small_gicp.PointCloud,
     tree: small_gicp.KdTree,
-    target_T_source: Array,
+    aligned: Array,
+    guess: Array,
     match_m: float,
     open_m: float,
-) -> Constraint:
-    """How the partners nearer than match_m hold the pose. The target needs normals; open_m: see _with_open_directions.
+) -> Settled:
+    """The robust point-to-plane pose next to an aligned one (4, 4), and how the partners hold it.
 
-    With m a partner's normal in the source's frame and p the source point, the distance to the partner's plane changes
-    by [m, p x m] . xi under target_T_source @ se3_exp(xi).
+    Partners are nearer than match_m, and their normals agree: on a lone scan line a normal is but noise, and holds
+    nothing. Both clouds need normals. Along directions that nothing holds the guess stands, and the covariance lets the
+    points move by open_m.
     """
+    planes = _partners(target, source, tree, aligned, match_m)
+    metric = motion_metric(planes.points_m)
+    open_directions, held = _split_directions(planes.jacobian(aligned), planes.points_m, metric)
+    pose = _remapped(aligned, guess, open_directions, metric)
+    # the steps are millimetres, over which distances change linearly
+    jacobian, first_m = np.einsum("ki,in->kn", held, planes.jacobian(pose)), planes.residuals_m(pose)
+    step, residuals_m = np.zeros(len(held)), first_m
+    for _ in range(_ROBUST_STEPS):
+        weighted = jacobian * _tukey(residuals_m)
+        hessian = np.einsum("in,jn->ij", weighted, jacobian) + 1e-9 * len(first_m) * np.eye(len(held))
+        step = -np.linalg.solve(hessian, np.einsum("in,n->i", weighted, first_m))
+        residuals_m = first_m + np.einsum("i,in->n", step, jacobian)
+    within = _sandwich(jacobian, residuals_m, planes.points_m)
+    covariance = held.T @ within @ held + np.diag(np.square(_FLOOR)) + open_m**2 * open_directions.T @ open_directions
+    rmse_m = float(np.sqrt(np.mean(residuals_m**2))) if len(residuals_m) else float("nan")
+    return Settled(pose @ se3_exp(held.T @ step), rmse_m, inverted(covariance), covariance, unit(open_directions))
+
+
+@dataclass(frozen=True, eq=False)
+class _Planes:
+    """Source points, and their partners' points and normals in the target: each (3, N), as sums run over points."""
+
+    points_m: Array
+    anchors_m: Array
+    normals: Array
+
+    def residuals_m(self, target_T_source: Array) -> Array:
+        """Distances (N,) of the points from their partners' planes."""
+        moved = np.einsum("ij,jn->in", target_T_source[:3, :3], self.points_m) + target_T_source[:3, 3:]
+        result: Array = np.einsum("in,in->n", moved - self.anchors_m, self.normals)
+        return result
+
+    def jacobian(self, target_T_source: Array) -> Array:
+        """Columns of (6, N): with m the normal in the source's frame, [m, p x m] . xi is a distance's change."""
+        m = np.einsum("ji,jn->in", target_T_source[:3, :3], self.normals)
+        return np.concatenate([m, _cross(self.points_m, m)])
+
+
+def _partners(
+    target: small_gicp.PointCloud, source: small_gicp.PointCloud, tree: small_gicp.KdTree, pose: Array, match_m: float
+) -> _Planes:
+    """The points with a partner nearer than match_m and of the same normal."""
     points = source.points()[:, :3]
-    moved = transform_points(target_T_source, points)
-    indices, squared = tree.batch_nearest_neighbor_search(moved)
-    near = np.asarray(squared) < match_m**2
+    indices, squared = tree.batch_nearest_neighbor_search(transform_points(pose, points))
+    near = np.flatnonzero(np.asarray(squared) < match_m**2)
     partners = np.asarray(indices)[near]
-    points, normals = points[near], target.normals()[partners, :3]
-    residuals = np.einsum("ij,ij->i", moved[near] - target.points()[partners, :3], normals)
-    m = np.einsum("ij,jk->ik", normals, target_T_source[:3, :3])
-    jacobian = np.concatenate([m, np.cross(points, m)], axis=1)
-    lever_m = max(float(np.sqrt(np.mean(np.square(points)) * 2.0)), 1e-3)
-    directions = degenerate_directions(jacobian, lever_m)
-    covariance = _sandwich(jacobian, residuals, points, lever_m)
-    covariance, information = _with_open_directions(covariance, directions, lever_m, open_m)
-    return Constraint(float(np.sqrt(np.mean(residuals**2))), information, covariance, directions, lever_m)
+    normals = target.normals()[partners, :3]
+    own = np.einsum("nj,ij->ni", source.normals()[near, :3], pose[:3, :3])
+    agreeing = np.abs(np.einsum("ni,ni->n", own, normals)) > _AGREEING_NORMALS
+    columns = (points[near][agreeing], target.points()[partners[agreeing], :3], normals[agreeing])
+    return _Planes(*(np.ascontiguousarray(rows.T) for rows in columns))
 
 
-def degenerate_directions(jacobian: Array, lever_m: float) -> Array:
-    """Tangents (K, 6) that the rows (N, 6) of a point-to-plane Jacobian do not hold; radians count lever_m metres.
-
-    A direction is held by the rows whose share in it stands out of the noise of normals: if their squares add up to
-    less than a share _HELD_SHARE of the number of rows, it is degenerate.
-    """
-    scaled = jacobian / np.repeat([1.0, lever_m], 3)
-    _, vectors = np.linalg.eigh(np.einsum("ni,nj->ij", scaled, scaled))
-    shares = np.abs(np.einsum("ni,ij->nj", scaled, vectors))
-    held = np.where(shares > _NOISE_OF_NORMALS, shares**2, 0.0).mean(axis=0)
-    directions: Array = vectors.T[held < _HELD_SHARE]
-    return directions
+def _cross(a: Array, b: Array) -> Array:
+    """Cross products (3, N) of columns."""
+    return np.stack([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
-def _sandwich(jacobian: Array, residuals: Array, points_m: Array, lever_m: float) -> Array:
-    """Covariance (6, 6) of the least-squares pose, robust to errors shared within cubes of GROUP_M."""
-    scale = np.repeat([1.0, lever_m], 3)
-    scaled = jacobian / scale
-    hessian = np.einsum("ni,nj->ij", scaled, scaled)
-    cells = np.floor(points_m / GROUP_M).astype(np.int64)
-    _, group = np.unique((cells @ [1, 1 << 20, 1 << 40]), return_inverse=True)
-    gradients = np.stack([np.bincount(group, c * residuals) for c in scaled.T], axis=1)
-    middle = np.einsum("gi,gj->ij", gradients, gradients) * len(gradients) / max(len(gradients) - 6, 1)
-    inverse_hessian = np.linalg.inv(hessian + 1e-6 * np.trace(hessian) * np.eye(6))
-    covariance = _INFLATION * inverse_hessian @ middle @ inverse_hessian + _FLOOR_M**2 * np.eye(6)
-    result: Array = covariance / np.outer(scale, scale)
+def _tukey(residuals_m: Array) -> Array:
+    """Weights (N,) of Tukey's biweight, three robust standard deviations wide."""
+    width_m = max(3.0 * 1.4826 * float(np.median(np.abs(residuals_m))), _LEAST_WIDTH_M) if len(residuals_m) else 1.0
+    result: Array = np.square(np.maximum(1.0 - np.square(residuals_m / width_m), 0.0))
     return result
 
 
-def _with_open_directions(covariance: Array, directions: Array, lever_m: float, open_m: float) -> tuple[Array, Array]:
-    """A covariance that knows nothing along directions (K, 6) but open_m, without correlation; and its inverse."""
-    scale = np.outer(np.repeat([1.0, lever_m], 3), np.repeat([1.0, lever_m], 3))
-    closed = np.eye(6) - directions.T @ directions
-    scaled = closed @ (covariance * scale) @ closed + open_m**2 * directions.T @ directions
-    scaled = 0.5 * (scaled + scaled.T)
-    return scaled / scale, np.linalg.inv(scaled) * scale
+def motion_metric(points_m: Array) -> Array:
+    """M (6, 6) such that xi . M xi is the mean square of how far a small motion xi moves the points (3, N)."""
+    count = max(points_m.shape[1], 1)
+    mean, second = points_m.sum(axis=1) / count, np.einsum("in,jn->ij", points_m, points_m) / count
+    metric = np.eye(6)
+    metric[:3, 3:], metric[3:, :3] = -skew(mean), skew(mean)
+    metric[3:, 3:] = (np.trace(second) + 1e-6) * np.eye(3) - second
+    return metric
 
 
-def remapped(pose: Array, guess: Array, held: Constraint) -> Array:
-    """The pose (4, 4) with the guess's part along the degenerate directions, for which the scans had no say."""
-    if len(held.degenerate_directions) == 0:
+def _split_directions(jacobian: Array, points_m: Array, metric: Array) -> tuple[Array, Array]:
+    """Motions (K, 6) that a point-to-plane Jacobian (6, N) does not see, and (6 - K, 6) that it does.
+
+    The directions are those in which the planes see the largest and smallest shares of how far the points (3, N) move
+    (generalised eigenvectors of the Hessian and the metric; they are metric-orthonormal).
+    """
+    lower = np.linalg.cholesky(metric)
+    count = jacobian.shape[1]
+    if count < MIN_POINTS:
+        return np.linalg.inv(lower), np.zeros((0, 6))
+    hessian = np.einsum("in,jn->ij", jacobian, jacobian) / count
+    shares, vectors = np.linalg.eigh(np.linalg.solve(lower, np.linalg.solve(lower, hessian).T))
+    directions = np.linalg.solve(lower.T, vectors).T
+    # at most _NOISE_OF_NORMALS^2 of a share can be noise, so the larger ones need no second look
+    doubtful = shares < _HELD_SHARE + _NOISE_OF_NORMALS**2
+    held = ~doubtful
+    for k in np.flatnonzero(doubtful):
+        held[k] = _share_beyond_noise(directions[k], jacobian, points_m) > _HELD_SHARE
+    return directions[~held], directions[held]
+
+
+def _share_beyond_noise(direction: Array, jacobian: Array, points_m: Array) -> float:
+    """Mean square of what the planes see of a motion (6,), without the points that move along theirs but for noise."""
+    seen = np.square(np.einsum("i,in->n", direction, jacobian))
+    move = direction[:3, None] + _cross(np.broadcast_to(direction[3:, None], points_m.shape), points_m)
+    moved = np.einsum("in,in->n", move, move)
+    return float(np.where(seen > _NOISE_OF_NORMALS**2 * moved, seen, 0.0).mean())
+
+
+def _remapped(pose: Array, guess: Array, directions: Array, metric: Array) -> Array:
+    """The pose (4, 4) with the guess's part along metric-orthonormal directions, for which the scans had no say."""
+    if len(directions) == 0:
         return pose
-    scale, directions = np.repeat([1.0, held.lever_m], 3), held.degenerate_directions
-    change = se3_log(inverse(guess) @ pose) * scale
-    result: Array = pose @ se3_exp(-(directions.T @ (directions @ change)) / scale)
+    change = se3_log(inverse(guess) @ pose)
+    result: Array = pose @ se3_exp(-directions.T @ (directions @ (metric @ change)))
+    return result
+
+
+def _sandwich(jacobian: Array, residuals_m: Array, points_m: Array) -> Array:
+    """Covariance (D, D) of robust least squares of Jacobian (D, N), with errors shared within cubes of GROUP_M."""
+    weighted = jacobian * _tukey(residuals_m)
+    cells = np.floor(points_m / GROUP_M).astype(np.int64)
+    _, group = np.unique(cells[0] + (cells[1] << 20) + (cells[2] << 40), return_inverse=True)
+    gradients = np.array([np.bincount(group, g * residuals_m) for g in weighted]).reshape(len(jacobian), -1)
+    spread = _INFLATION * gradients.shape[1] / max(gradients.shape[1] - 6, 1)
+    middle = spread * np.einsum("ig,jg->ij", gradients, gradients)
+    hessian = np.einsum("in,jn->ij", weighted, jacobian)
+    inverse_hessian = np.linalg.inv(hessian + 1e-9 * len(residuals_m) * np.eye(len(hessian)))
+    result: Array = inverse_hessian @ middle @ inverse_hessian
+    return result
+
+
+def inverted(covariance: Array) -> Array:
+    """The inverse of a covariance (6, 6) of mixed units."""
+    scale = np.outer(*[np.sqrt(np.diag(covariance))] * 2)
+    result: Array = np.linalg.inv(covariance / scale) / scale
+    return result
+
+
+def unit(directions: Array) -> Array:
+    """Directions (K, 6), each of length 1."""
+    result: Array = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     return result

@@ -10,7 +10,7 @@ import numpy as np
 import small_gicp
 from numpy.typing import NDArray
 
-from registration.local import Constraint, align, constraint
+from registration.local import Settled, align, settle
 from tercel.core.geometry import inverse, so3_log, transform_points
 
 Array = NDArray[Any]
@@ -76,10 +76,12 @@ class LocalMap:
         cloud, tree = self._built()
         return align(cloud, scan, tree, guess, match_m, self.config.max_iterations)
 
-    def constraint(self, scan: small_gicp.PointCloud, pose: Array, match_m: float, open_m: float) -> Constraint:
-        """How the scan's partners nearer than match_m hold a pose, see registration.local.constraint."""
+    def settle(
+        self, scan: small_gicp.PointCloud, aligned: Array, guess: Array, match_m: float, open_m: float
+    ) -> Settled:
+        """The robust pose next to an aligned one, and how the scan holds it, see registration.local.settle."""
         cloud, tree = self._built()
-        return constraint(cloud, scan, tree, pose, match_m, open_m)
+        return settle(cloud, scan, tree, aligned, guess, match_m, open_m)
 
     def _built(self) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
         if self.cloud is None or self.tree is None:

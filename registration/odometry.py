@@ -27,7 +27,7 @@ import numpy as np
 import small_gicp
 from numpy.typing import NDArray
 
-from registration.local import remapped
+from registration.local import inverted
 from registration.local_map import LocalMap, MapConfig
 from registration.sweep import Sweep, deskew, usable_sweep, within_range
 from tercel.core.errors import Rejected
@@ -219,11 +219,13 @@ class ScanToMapOdometry:
     ) -> OdometryResult:
         """The alignment stands, but for the directions that nothing holds."""
         config, recovered = self.config, self._is_lost()
-        held = self.map.constraint(scan, found.odom_T_middle, config.match_m, config.reach_m)
-        pose = remapped(found.odom_T_middle, predicted, held)
-        self._twist = np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
+        held = self.map.settle(scan, found.odom_T_middle, predicted, config.match_m, config.reach_m)
+        pose = held.target_T_source
+        before, self._twist = self._twist, np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
         self._drift = carried(self._drift, inverse(pose) @ self._odom_T_middle)
-        self._odom_T_middle, self._covariance, self._failures = pose, held.covariance, 0
+        # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
+        covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))
+        self._odom_T_middle, self._covariance, self._failures = pose, covariance, 0
         keyframe = self.map.is_left_behind_by(pose)
         if keyframe:
             # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
@@ -236,8 +238,8 @@ class ScanToMapOdometry:
             twist=None if recovered else self._twist.copy(),
             overlap=found.overlap,
             iterations=found.iterations,
-            information=held.information,
-            covariance=held.covariance,
+            information=inverted(covariance),
+            covariance=covariance,
             health="tracking" if sound else "degraded",
             degenerate_directions=held.degenerate_directions,
             keyframe=keyframe,
@@ -291,7 +293,7 @@ class ScanToMapOdometry:
         scan = small_gicp.voxelgrid_sampling(dense, config.scan_voxel_m)
         if scan.size() < config.min_points:
             raise Rejected("too few usable points")
-        small_gicp.estimate_covariances(scan, small_gicp.KdTree(scan), config.neighbours)
+        small_gicp.estimate_normals_covariances(scan, small_gicp.KdTree(scan), config.neighbours)
         return dense.points()[:, :3], scan
 
     def _align(self, scan: small_gicp.PointCloud, guess: Array, widths_m: tuple[float, ...]) -> _Alignment:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercel.core.errors import Rejected
-from tercel.core.geometry import skew
 
 Array = NDArray[Any]
 
@@ -50,19 +49,21 @@ def usable_sweep(
     usable = within_range(points_m, min_range_m, max_range_m)
     if time_offset_s is not None:
         usable &= np.isfinite(time_offset_s)
-    points_m = points_m[usable]
+    points_m = points_m[usable].astype(np.float32, copy=False)  # to 8 um at 100 m, in half the time
     if len(points_m) < min_points:
         raise Rejected("too few usable points")
     if time_offset_s is None:
         return Sweep(points_m, None, 0.0)
-    time_s = time_offset_s[usable]
+    time_s = time_offset_s[usable].astype(np.float32)
     middle_s = 0.5 * (float(time_s.min()) + float(time_s.max()))
-    return Sweep(points_m, time_s - time_s.dtype.type(middle_s), middle_s)
+    return Sweep(points_m, time_s - np.float32(middle_s), middle_s)
 
 
 def within_range(points_m: Array, min_range_m: float, max_range_m: float) -> Array:
     """Mask (N,) of the points that are finite and between two distances from the sensor."""
-    squared = np.einsum("ij,ij->i", points_m, points_m)
+    x, y, z = points_m.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        squared = x * x + y * y + z * z
     result: Array = (squared >= min_range_m**2) & (squared <= max_range_m**2)
     return result
 
@@ -71,23 +72,24 @@ def deskew(points_m: Array, time_offset_s: Array, twist: Array) -> Array:
     """Points (N, 3) as one instant would have seen them, though each was measured time_offset_s (N,) after it.
 
     twist (6,): the sensor's velocity, m/s and rad/s in its own frame, constant over the sweep. Each point moves by
-    exp(twist t): Rodrigues' formula with one axis for all points, so that a sweep costs two matrix products.
+    exp(twist t): Rodrigues' formula with one axis for all points, coordinate by coordinate, which is several times
+    quicker than rows of three.
     """
     dtype = points_m.dtype
     v, w = twist[:3], twist[3:]
     rate = max(float(np.linalg.norm(w)), _NO_ROTATION_RADPS)
-    k = skew(w / rate)
-    kv, k2v = k @ v / rate, k @ k @ v
+    k = w / rate
+    kv, k2v = np.cross(k, v) / rate, np.cross(k, np.cross(k, v))
     t = time_offset_s.astype(dtype)
-    sine, one_less_cosine = np.sin(rate * t), 2.0 * np.sin(0.5 * rate * t) ** 2  # 1 - cos would cancel
-
-    result: Array = points_m + sine[:, None] * _product(points_m, k.T)
-    result += one_less_cosine[:, None] * _product(points_m, (k @ k).T)
-    result += _product(np.stack([t, one_less_cosine, sine], axis=1), np.stack([v + k2v, kv, -k2v / rate]))
-    return result
-
-
-def _product(rows: Array, matrix: Array) -> Array:
-    """rows (N, 3) times (3, 3), in the rows' dtype. Not by BLAS, whose threads wait for each other on a busy board."""
-    result: Array = np.einsum("ij,jk->ik", rows, matrix.astype(rows.dtype))
+    sine, one_less_cosine = np.sin(dtype.type(rate) * t), np.sin(dtype.type(0.5 * rate) * t)
+    one_less_cosine *= 2.0 * one_less_cosine  # 1 - cos would cancel
+    p, axis = np.ascontiguousarray(points_m.T), k.astype(dtype)
+    along = axis[0] * p[0] + axis[1] * p[1] + axis[2] * p[2]
+    along_t, along_sine, along_cosine = (part.astype(dtype) for part in (v + k2v, -k2v / rate, kv))
+    result = np.empty_like(points_m)
+    for i, j, n in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        moved = p[i] + along_t[i] * t
+        moved += sine * (axis[j] * p[n] - axis[n] * p[j] + along_sine[i])
+        moved += one_less_cosine * (axis[i] * along - p[i] + along_cosine[i])
+        result[:, i] = moved
     return result
