@@ -21,7 +21,7 @@ from tercel.cli_detect import add_detect, add_evaluate_detection, add_models
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
 from tercel.cli_quantize import add_quantize
-from tercel.cli_registration import add_evaluate_odometry, add_odometry, add_register
+from tercel.cli_registration import add_evaluate_odometry, add_evaluate_registration, add_odometry, add_register
 from tercel.cli_serve import add_export, add_serve
 from tercel.cli_simulate import add_simulate
 from tercel.cli_tracking import add_evaluate_tracking, add_track
@@ -84,10 +84,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_evaluate(verbs: Any) -> None:
-    summary = "Hold results against truth: tracks, detections or trajectories."
+    summary = "Hold results against truth: tracks, detections, trajectories or registration."
     parser = verbs.add_parser("evaluate", help=summary, description=summary)
-    whats = parser.add_subparsers(dest="what", required=True, metavar="tracking|detection|odometry")
-    for add in (add_evaluate_tracking, add_evaluate_detection, add_evaluate_odometry):
+    whats = parser.add_subparsers(dest="what", required=True, metavar="tracking|detection|odometry|registration")
+    evaluations = (add_evaluate_tracking, add_evaluate_detection, add_evaluate_odometry, add_evaluate_registration)
+    for add in evaluations:
         add(whats)
 
 

@@ -204,6 +204,70 @@ def _evaluate_odometry_command(args: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+# --- evaluate registration -------------------------------------------------------------------------------------------
+
+
+def add_evaluate_registration(whats: Any) -> None:
+    """Declare `tercel evaluate registration RECORDING...`."""
+    parser = add_verb(
+        whats,
+        "registration",
+        _evaluate_registration,
+        "Register pairs of scans 5 to 50 m apart, drawn from recordings with truth: recall and errors by distance.",
+        "  tercel evaluate registration drive.mcap --report out/recall\n"
+        "  tercel evaluate registration street.mcap orchard.mcap --method distant --method global --json recall.json\n"
+        "  tercel evaluate registration drive.mcap --pairs 50 --seed 3\n"
+        "a pair is right if it is less than 2 m and 5 degrees off; sources are turned by any yaw and tilted a little\n",
+    )
+    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="with clouds and /truth/odometry")
+    parser.add_argument(
+        "--method", action="append", metavar="M", help="distant (default), learned or global; several are compared"
+    )
+    parser.add_argument("--pairs", type=int, default=20, metavar="N", help="at most, of each distance (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing of pairs (default 0)")
+    parser.add_argument("--topic", metavar="NAME", help="of the clouds (default: the one with most of them)")
+    _add_outputs(parser, "registration.html: recall over distance, every pair's error over its confidence")
+
+
+def _evaluate_registration(args: argparse.Namespace) -> int:
+    from tercel.core.errors import UserError
+    from tercel.report.evaluate_registration import RegistrationOptions, run_registration
+
+    if args.seed < 0:
+        raise UserError("--seed begins at 0")
+    page = _checked_outputs(args, "registration.html", *args.recordings)
+    options = RegistrationOptions(
+        recordings=args.recordings,
+        methods=list(dict.fromkeys(args.method or ["distant"])),
+        per_bin=args.pairs,
+        seed=args.seed,
+        topic=args.topic,
+        command=_evaluate_registration_command(args),
+    )
+    progress = Progress("evaluate")
+    try:
+        run = run_registration(options, progress)
+    finally:
+        progress.done()
+    if args.json:
+        write_json(args.json, run.summary())
+    _print_lines(run.table())
+    if page is not None:
+        from tercel.report.registration_report import write_registration_report
+
+        write_registration_report(page, run)
+        print(printable(f"html: {page}"))
+    return 0
+
+
+def _evaluate_registration_command(args: argparse.Namespace) -> str:
+    words = ["tercel", "evaluate", "registration", *(path.name for path in args.recordings)]
+    words += [word for method in args.method or [] for word in ("--method", method)]
+    words += ["--pairs", str(args.pairs), "--seed", str(args.seed)]
+    words += ["--topic", args.topic] if args.topic else []
+    return shlex.join(words)
+
+
 # --- what they share -------------------------------------------------------------------------------------------------
 
 
