@@ -20,6 +20,7 @@ from tercel.cli_dashboard import add_dashboard
 from tercel.cli_detect import add_detect, add_evaluate_detection, add_models
 from tercel.cli_link import add_link_proxy
 from tercel.cli_live import add_play, add_run
+from tercel.cli_merge import add_merge
 from tercel.cli_quantize import add_quantize
 from tercel.cli_registration import add_evaluate_odometry, add_evaluate_registration, add_odometry, add_register
 from tercel.cli_serve import add_export, add_serve
@@ -31,7 +32,7 @@ from tercel.terminal import BACKENDS, Progress, add_verb, parse_pairs, printable
 
 _LIVE = (add_run, add_play, add_dashboard, add_view)
 _DETECTORS = (add_detect, add_models, add_quantize)
-_REGISTRATION = (add_odometry, add_register)
+_REGISTRATION = (add_odometry, add_register, add_merge)
 _OFFLOAD = (add_simulate, add_serve, add_link_proxy, add_export)
 
 

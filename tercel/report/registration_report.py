@@ -5,7 +5,7 @@ right.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def write_registration_report(path: Path, run: RegistrationRun) -> None:
         f"{farthest[1]['recall']:.1%} of those {farthest[0]} apart.",
         tiles=_tiles(run, best),
         sections=[
-            section("recall", "Recall over distance", _recall_figure(bins)),
+            section("recall", "Recall over distance", _recall_figure(bins, run.judged)),
             section("pairs", "Every pair", _pair_figures(run)),
             section("numbers", "Numbers", _numbers(run, bins, summary)),
         ],
@@ -73,8 +73,8 @@ def _tiles(run: RegistrationRun, best: str) -> list[tuple[str, str, str]]:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def _recall_figure(bins: dict[str, dict[str, dict[str, float]]]) -> str:
-    """A line for each method, with a mark for each distance."""
+def _recall_figure(bins: dict[str, dict[str, dict[str, float]]], methods: Collection[str]) -> str:
+    """A line for each method, with a mark for each distance; those of single recordings are thin."""
     panel = Panel(1180.0, 320.0, "Share of pairs that are right, over their distance", "chart")
     axes = Axes(54.0, 12.0, 1106.0, 270.0, (0.0, 50.0), (0.0, 100.0))
     axes.draw(panel, x_unit="m", y_unit="%", x_most=10, y_most=5)
@@ -83,7 +83,7 @@ def _recall_figure(bins: dict[str, dict[str, dict[str, float]]]) -> str:
         hue = hue_of_id(number * 3 + 1)
         places = np.array([[_middle_m(name), 100.0 * row["recall"]] for name, row in rows.items()])
         placed = axes.place(places)
-        panel.line(placed, "recall", hue=hue)
+        panel.line(placed, "recall" if method in methods else "recall one", hue=hue)
         for (x, y), (name, row) in zip(placed.tolist(), rows.items(), strict=True):
             title = f"{method}, {name}: {row['recall']:.1%} of {row['pairs']:.0f}"
             panel.rectangle(x - 4, y - 4, 8, 8, "recall-mark", hue=hue, title=title)
