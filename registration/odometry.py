@@ -20,7 +20,7 @@ Nothing here reads a clock, and small_gicp runs on one thread: its parallel sums
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -187,8 +187,8 @@ class ScanToMapOdometry:
         if found.good and dt_s < config.max_prediction_s:
             moving = self._velocity_to(found.odom_T_middle, dt_s) if twist is None else velocity
             if self._first is not None:
-                self.map.clear()
-                self.map.add(self._prepared(self._first, moving)[0], self._odom_T_middle)
+                begin = self._begin_again(self._first, moving)
+                predicted, found = begin @ predicted, replace(found, odom_T_middle=begin @ found.odom_T_middle)
             if sweep.bend_m(moving - velocity) > config.bend_m:
                 dense, scan = self._prepared(sweep, moving)
                 found = self._align(scan, found.odom_T_middle, (config.match_m,))
@@ -213,6 +213,13 @@ class ScanToMapOdometry:
         self._first, self._stamp_ns, self._middle_s = sweep, stamp_ns, sweep.middle_s
         pose = self._odom_T_middle.copy()
         return OdometryResult("started", pose, None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
+
+    def _begin_again(self, first: Sweep, twist: Array) -> Array:
+        """Make the map of the first sweep once its velocity is known: (4, 4), its middle after its stamp."""
+        self._odom_T_middle = se3_exp(twist * first.middle_s)
+        self.map.clear()
+        self.map.add(self._prepared(first, twist)[0], self._odom_T_middle)
+        return self._odom_T_middle
 
     def _follow(
         self, found: _Alignment, scan: small_gicp.PointCloud, dense: Array, predicted: Array, dt_s: float
