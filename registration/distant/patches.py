@@ -146,4 +146,5 @@ def unpacked(masks: Array) -> Array:
 def _offsets_m() -> Array:
     """(AZIMUTHS, rings, 2) from a keypoint to the samples of its patch."""
     azimuth = np.arange(AZIMUTHS) * (2 * np.pi / AZIMUTHS)
-    return np.stack([np.cos(azimuth), np.sin(azimuth)], axis=1)[:, None] * np.array(RINGS_M)[None, :, None]
+    result: Array = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=1)[:, None] * np.array(RINGS_M)[None, :, None]
+    return result

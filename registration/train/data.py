@@ -243,19 +243,21 @@ def looks(world: World, view: View, keypoints: Array, rng: np.random.Generator) 
     heading_rad = float(yaw_from_rotation(view.world_T_level[:3, :3]))
     dense = patches(world.around, view.world_m[keypoints][:, :2] - middle_m, turn_rad + heading_rad)
     lower = dense.reshape(len(at), AZIMUTHS, len(RINGS_M), BITS)[..., : BITS // 2]
-    return seen, lower.reshape(len(at), AZIMUTHS, -1)
+    return partly_hidden(seen, rng), lower.reshape(len(at), AZIMUTHS, -1)
 
 
 def spoilt(grid: Array, rng: np.random.Generator) -> Array:
-    """A grid with some of its bits lost, a few invented, free space now and then unknown, and a sector hidden.
+    """A grid with some of its bits lost, things invented, free space now and then unknown, and a sector hidden.
 
     A simulated world is cleaner than any street; what is spoilt here the network cannot rely on there.
     """
-    lost = rng.integers(0, 256, grid.shape, dtype=np.uint8) < rng.integers(0, 90)
+    lost = rng.integers(0, 256, grid.shape, dtype=np.uint8) < rng.integers(0, 120)
     result = grid.copy()
     result[lost] &= np.uint16(0xFF00)
-    cells = rng.integers(0, SIDE, (2, int(rng.integers(0, 1500))))
-    result[cells[0], cells[1]] |= np.left_shift(1, rng.integers(0, 5, cells.shape[1])).astype(np.uint16)
+    for _ in range(int(rng.integers(0, 120))):
+        x, y = rng.integers(0, SIDE - 6, 2)
+        width, length, slabs = rng.integers(1, 5, 3)
+        result[x : x + width, y : y + length] |= np.uint16((1 << int(slabs)) - 1)
     if rng.random() < 0.2:
         result &= np.uint16(0x80FF)
     if rng.random() < 0.3:
@@ -263,6 +265,19 @@ def spoilt(grid: Array, rng: np.random.Generator) -> Array:
         width, towards = rng.uniform(0.2, 1.2), rng.uniform(-np.pi, np.pi)
         hidden = np.cos(azimuth - np.float32(towards)) > np.cos(width / 2)
         result[hidden & (distance_m > rng.uniform(3.0, 15.0))] = 0
+    return result
+
+
+def partly_hidden(seen: Array, rng: np.random.Generator) -> Array:
+    """Patches (K, AZIMUTHS, rings * BITS), of half of which one side is unknown from some ring on."""
+    count = len(seen)
+    first, width = rng.integers(0, AZIMUTHS, count), rng.integers(2, AZIMUTHS // 2, count)
+    nearest = rng.integers(2, len(RINGS_M) - 2, count)
+    nearest[rng.random(count) < 0.5] = len(RINGS_M)
+    side = np.mod(np.arange(AZIMUTHS)[None] - first[:, None], AZIMUTHS) < width[:, None]
+    far = np.arange(len(RINGS_M))[None] >= nearest[:, None]
+    hidden = (side[:, :, None] & far[:, None, :]).repeat(BITS, axis=2)
+    result: Array = np.where(hidden, np.uint8(0), seen)
     return result
 
 
