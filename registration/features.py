@@ -142,7 +142,8 @@ def _pair_bins(line: Array, distance: Array, normal_a: Array, normal_b: Array) -
     theta = np.arctan2(_dot(w, other), _dot(u, other))
     alpha = _dot(v, other)
     shares = np.stack([(theta + np.pi) / (2.0 * np.pi), (alpha + 1.0) / 2.0, (phi + 1.0) / 2.0], axis=1)
-    return np.clip((BINS * shares).astype(np.int64), 0, BINS - 1) + np.array([0, BINS, 2 * BINS])
+    bins: Array = np.clip((BINS * shares).astype(np.int64), 0, BINS - 1) + np.array([0, BINS, 2 * BINS])
+    return bins
 
 
 def _normals(points: Array, neighbours: Array, near: Array) -> tuple[Array, Array]:

@@ -26,12 +26,19 @@ from registration import verification
 from registration.distant.correlation import correlate
 from registration.distant.structure import Scene, upright_scene
 from registration.features import fpfh, mutual_matches, surface
-from registration.local import Registration, align, register_local, thinned
+from registration.local import NEIGHBOURS, Registration, align, register_local, thinned
 from registration.robust import hypotheses_from_correspondences
 from tercel.core.errors import Rejected
 from tercel.core.geometry import inverse, transform_points
 
 Array = NDArray[Any]
+
+_MIN_STRUCTURE = 30  # points that stand on the ground
+_ITERATIONS = 15  # of each pass of a refinement
+_BEYOND_DOUBT = 0.99
+_HYPOTHESES = 4
+_FEATURE_NEIGHBOURS = 60
+_FINAL_REACH_M = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,8 @@ class GlobalRegistration:
     target_T_source (4, 4): NaN if no candidate was found at all. confidence: how likely it is right, 0..1. converged:
     confidence over the shipped threshold, and a local alignment that converged; the pose is not to be used otherwise.
     correspondences: point matches looked at, 0 where features were not needed. inliers: of those that the pose
-    explains, or, without any, the structure points with a partner. local: the final refinement, with its covariance;
-    None where there was nothing to refine.
+    explains, or, without any, the source's structure points that lie flush with the target's. local: the final
+    refinement, with its covariance; None where there was nothing to refine.
     """
 
     target_T_source: Array
@@ -93,13 +100,13 @@ NOTHING_FOUND = GlobalRegistration(np.full((4, 4), np.nan), 0.0, False, 0, 0, No
 
 
 @dataclass(frozen=True, eq=False)
-class _Cloud:
+class Cloud:
     """One side, ready: its points (N, 3), the levelled scene, its view, and what GICP wants of it."""
 
     points_m: Array
     scene: Scene
     view: verification.View
-    fine: small_gicp.PointCloud
+    thin: small_gicp.PointCloud
     tree: small_gicp.KdTree
 
 
@@ -128,93 +135,110 @@ def register_global(
         if points_m.ndim != 2 or points_m.shape[1] != 3:
             raise ValueError(f"points have shape {points_m.shape}, not (N, 3)")
     try:
-        target = _prepared(target_m, config, from_one_place=not config.target_is_map)
-        source = _prepared(source_m, config, from_one_place=not config.source_is_map)
+        target = prepared(target_m, config, from_one_place=not config.target_is_map)
+        source = prepared(source_m, config, from_one_place=not config.source_is_map)
     except Rejected:
         return NOTHING_FOUND
-    best = _best(_from_above(target, source, config) if config.upright else [])
-    if config.features and (best is None or best.confidence < verification.THRESHOLD):
-        best = _best([*([best] if best else []), *_from_features(target, source, config)])
+    best = _best_candidate(target, source, config)
     if best is None:
         return NOTHING_FOUND
     return _final(target, source, best)
 
 
-def _prepared(points_m: Array, config: GlobalConfig, *, from_one_place: bool) -> _Cloud:
-    """One cloud made ready. Raises Rejected if too little of it can be used, or nothing stands on the ground."""
+def prepared(points_m: Array, config: GlobalConfig, *, from_one_place: bool) -> Cloud:
+    """One cloud (N, 3) made ready. Raises Rejected if too little of it can be used, or nothing stands on the ground."""
     points = points_m[np.isfinite(points_m).all(axis=1)].astype(np.float64)
     voxel_m = 0.1
     while len(points) > config.max_points:
         points = thinned(points, voxel_m).points()[:, :3]
         voxel_m *= 1.5
     scene = upright_scene(points)
-    if len(scene.structure_m) < 30:
+    if len(scene.structure_m) < _MIN_STRUCTURE:
         raise Rejected("nothing stands on the ground")
-    sensor_T_level = inverse(scene.level_T_sensor)
-    structure = transform_points(sensor_T_level, scene.structure_m.astype(np.float64))
-    fine = thinned(points, config.refine_voxel_m)
-    tree = small_gicp.KdTree(fine)
-    small_gicp.estimate_covariances(fine, tree, 10)
+    structure = transform_points(inverse(scene.level_T_sensor), scene.structure_m.astype(np.float64))
+    thin = thinned(points, config.refine_voxel_m)
+    tree = small_gicp.KdTree(thin)
+    small_gicp.estimate_covariances(thin, tree, NEIGHBOURS)
     view = verification.view_of(points, structure, from_one_place=from_one_place)
-    return _Cloud(points, scene, view, fine, tree)
+    return Cloud(points, scene, view, thin, tree)
 
 
-def _from_above(target: _Cloud, source: _Cloud, config: GlobalConfig) -> list[_Candidate]:
-    """Refined and verified candidates of what both see from above."""
-    found = []
-    for peak in correlate(target.scene, source.scene, count=config.candidates):
-        guess = inverse(target.scene.level_T_sensor) @ peak.target_T_source @ source.scene.level_T_sensor
-        found.append(_verified(target, source, guess, config))
-    return [candidate for candidate in found if candidate is not None]
+def guesses_from_above(target: Cloud, source: Cloud, count: int) -> list[Array]:
+    """Up to `count` poses target_T_source (4, 4) at which both look alike from above, best first."""
+    level_T_source, target_T_level = source.scene.level_T_sensor, inverse(target.scene.level_T_sensor)
+    peaks = correlate(target.scene, source.scene, count=count)
+    return [target_T_level @ peak.target_T_source @ level_T_source for peak in peaks]
 
 
-def _from_features(target: _Cloud, source: _Cloud, config: GlobalConfig) -> list[_Candidate]:
-    """Refined and verified candidates of point features."""
+def guesses_from_features(target: Cloud, source: Cloud, config: GlobalConfig) -> tuple[list[tuple[Array, int]], int]:
+    """Poses (4, 4) on which point features agree, with how many do, best first; and how many matches there were."""
     (points_t, histograms_t), (points_s, histograms_s) = (_described(cloud, config) for cloud in (target, source))
     rows_t, rows_s, _ = mutual_matches(histograms_t, histograms_s)
-    matched_t, matched_s = points_t[rows_t], points_s[rows_s]
-    noise_m = 1.5 * config.feature_voxel_m
-    found = []
-    for pose, explained in hypotheses_from_correspondences(matched_t, matched_s, noise_m=noise_m, count=4):
-        candidate = _verified(target, source, pose, config)
-        if candidate is not None:
-            found.append(_Candidate(candidate.target_T_source, candidate.confidence, len(rows_t), int(explained.sum())))
-    return found
+    found = hypotheses_from_correspondences(
+        points_t[rows_t], points_s[rows_s], noise_m=1.5 * config.feature_voxel_m, count=_HYPOTHESES
+    )
+    return [(pose, int(explained.sum())) for pose, explained in found], len(rows_t)
 
 
-def _described(cloud: _Cloud, config: GlobalConfig) -> tuple[Array, Array]:
+def refined(target: Cloud, source: Cloud, guess: Array, config: GlobalConfig) -> Array:
+    """A guess of target_T_source (4, 4) after two passes of GICP on the thinned clouds, far and near."""
+    for match_m in (config.reach_m, config.refine_voxel_m):
+        guess = np.array(align(target.thin, source.thin, target.tree, guess, match_m, _ITERATIONS).T_target_source)
+    return guess
+
+
+def _best_candidate(target: Cloud, source: Cloud, config: GlobalConfig) -> _Candidate | None:
+    """The most credible pose: from above, or, where that gives nothing credible, of point features as well.
+
+    A candidate beyond doubt ends the search: the right one is nearly always the first.
+    """
+    best: _Candidate | None = None
+    if config.upright:
+        for guess in guesses_from_above(target, source, config.candidates):
+            best = _better(best, _weighed(target, source, refined(target, source, guess, config)))
+            if best is not None and best.confidence > _BEYOND_DOUBT:
+                return best
+    if config.features and (best is None or best.confidence < verification.THRESHOLD):
+        guesses, matches = guesses_from_features(target, source, config)
+        for guess, explained in guesses:
+            pose = refined(target, source, guess, config)
+            best = _better(best, _weighed(target, source, pose, matches, explained))
+    return best
+
+
+def _described(cloud: Cloud, config: GlobalConfig) -> tuple[Array, Array]:
     """Keypoints (K, 3), the least flat places of a cloud, and their histograms (K, 33)."""
     points = thinned(cloud.points_m, config.feature_voxel_m).points()[:, :3]
-    whole = surface(
-        points, radius_m=config.feature_radius_m, neighbours=60, normal_radius_m=0.4 * config.feature_radius_m
-    )
+    radius_m = config.feature_radius_m
+    whole = surface(points, radius_m=radius_m, neighbours=_FEATURE_NEIGHBOURS, normal_radius_m=0.4 * radius_m)
     rows = np.sort(np.argsort(-whole.variation, kind="stable")[: config.max_keypoints])
     return points[rows], fpfh(whole, rows)
 
 
-def _verified(target: _Cloud, source: _Cloud, guess: Array, config: GlobalConfig) -> _Candidate | None:
-    """A candidate, refined by GICP and weighed; None if it has run away."""
-    refined = align(target.fine, source.fine, target.tree, guess, config.reach_m, 15)
-    refined = align(target.fine, source.fine, target.tree, refined.T_target_source, config.refine_voxel_m, 15)
-    pose = np.array(refined.T_target_source)
+def _weighed(
+    target: Cloud, source: Cloud, pose: Array, matches: int = 0, explained: int | None = None
+) -> _Candidate | None:
+    """A pose with its confidence; None if it has run away."""
     if not np.isfinite(pose).all():
         return None
     evidence = verification.evidence(target.view, source.view, pose)
-    inliers = round(evidence.overlap * len(source.view.structure_m))
-    return _Candidate(pose, verification.confidence(evidence), 0, inliers)
+    flush = round(evidence.flush * len(source.view.structure_m))
+    return _Candidate(pose, verification.confidence(evidence), matches, flush if explained is None else explained)
 
 
-def _best(candidates: list[_Candidate]) -> _Candidate | None:
-    return max(candidates, key=lambda candidate: candidate.confidence, default=None)  # the first of equals
+def _better(best: _Candidate | None, other: _Candidate | None) -> _Candidate | None:
+    """The more credible one, the first of equals."""
+    if best is None or other is None:
+        return best or other
+    return other if other.confidence > best.confidence else best
 
 
-def _final(target: _Cloud, source: _Cloud, best: _Candidate) -> GlobalRegistration:
+def _final(target: Cloud, source: Cloud, best: _Candidate) -> GlobalRegistration:
     """The best candidate, aligned once more with all its points for a pose with a covariance, and weighed again."""
-    local = register_local(target.points_m, source.points_m, best.target_T_source, reach_m=1.0)
-    if not local.converged:
-        return GlobalRegistration(
-            best.target_T_source, best.confidence, False, best.correspondences, best.inliers, local
-        )
-    confidence = verification.confidence(verification.evidence(target.view, source.view, local.target_T_source))
-    converged = confidence >= verification.THRESHOLD
-    return GlobalRegistration(local.target_T_source, confidence, converged, best.correspondences, best.inliers, local)
+    pose, confidence = best.target_T_source, best.confidence
+    local = register_local(target.points_m, source.points_m, pose, reach_m=_FINAL_REACH_M)
+    if local.converged:
+        pose = local.target_T_source
+        confidence = verification.confidence(verification.evidence(target.view, source.view, pose))
+    converged = local.converged and confidence >= verification.THRESHOLD
+    return GlobalRegistration(pose, confidence, converged, best.correspondences, best.inliers, local)

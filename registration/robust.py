@@ -204,7 +204,7 @@ def _peel(graph: Array, seed: int) -> Array:
 
 def _leading_eigenvector(graph: Array) -> Array:
     """How strongly each node belongs to the graph's densest part, (N,), by power iteration."""
-    vector = graph.sum(axis=1)
+    vector: Array = graph.sum(axis=1)
     for _ in range(_POWER_ITERATIONS):
         vector = graph @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
     return vector
