@@ -40,9 +40,9 @@ class KeyframeConfig:
     keyframe_rad: float = 0.5
     voxel_m: float = 0.4
     step_m: float = 0.01
-    step_rad: float = 0.0005
+    step_rad: float = 0.0003
     drift_share: float = 0.004
-    drift_rad_per_m: float = 0.0003
+    drift_rad_per_m: float = 0.0002
     lost_factor: float = 50.0
 
     def __post_init__(self) -> None:

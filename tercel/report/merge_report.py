@@ -70,7 +70,8 @@ def _tiles(run: MergeRun) -> list[tuple[str, str, str]]:
         turned_deg = float(np.degrees(np.linalg.norm(so3_log(merged.A_T_B[:3, :3]))))
         tiles.append((f"{np.linalg.norm(merged.A_T_B[:3, 3]):.1f} m", "between the starts", ""))
         tiles.append((f"{turned_deg:.0f}°", "between their headings", ""))
-        tiles.append((f"±{sigma_m:.2f} m, ±{sigma_deg:.2f}°", "how well that is known", ""))
+        tiles.append((f"±{sigma_m:.2f} m", "standard deviation", ""))
+        tiles.append((f"±{sigma_deg:.2f}°", "standard deviation", ""))
     tiles += [
         (f"{path_m(recorded.odom_T_sensor):,.0f} m", f"way of {side}", "")
         for side, recorded in zip("AB", run.recordings, strict=True)
@@ -96,9 +97,9 @@ def _maps(run: MergeRun) -> str:
         alone = [_map(run, (before[0], empty), names[0]), _map(run, (empty, before[1]), names[1])]
         return f'<div class="halves">{"".join(alone)}</div>{keys}'
     after = (merged.a_keyframe_poses, merged.b_keyframe_poses)
+    words = ("Before: each by its odometry, as if both had begun at one place", "After: both in A's frame")
     pictures = [
-        _map(run, before, "Before: each by its odometry, as if both had begun at one place"),
-        _map(run, after, "After: both in A's frame, loops closed", with_loops=True),
+        _map(run, poses, each, with_loops=poses is after) for poses, each in zip((before, after), words, strict=True)
     ]
     return f'<div class="halves">{"".join(pictures)}</div>{keys}'
 
@@ -147,7 +148,7 @@ def _axes(points: Array) -> Axes:
     """Room for all but the farthest points, at one scale."""
     low, high = np.quantile(points, [0.005, 0.995], axis=0) if len(points) else (np.zeros(2), np.ones(2))
     span = np.maximum(high - low, 5.0) * 1.04
-    height = float(np.clip(_WIDTH * span[1] / span[0], 0.4 * _WIDTH, 1.1 * _WIDTH))
+    height = _WIDTH * (0.5 if span[1] < 0.6 * span[0] else 0.9)  # two shapes, so that pictures side by side match
     scale = min(_WIDTH / span[0], height / span[1])
     half, middle = np.array([_WIDTH, height]) / scale / 2.0, (low + high) / 2.0
     (x0, y0), (x1, y1) = (middle - half).tolist(), (middle + half).tolist()
@@ -174,7 +175,12 @@ def _raster(axes: Axes, clouds: Sequence[Array]) -> bytes:
     image = np.maximum(levels[0], np.where(levels[1] > 0, levels[1] + _LEVELS, 0))
     both = (counts[0] > 0) & (counts[1] > 0)
     image = np.where(both, 2 * _LEVELS + np.maximum(*levels), image).reshape(height, width)
-    strengths = np.linspace(0.5, 1.0, _LEVELS)
+    # A point is two pixels high and wide where nothing else is, so that thin walls are seen.
+    spread = np.maximum(
+        np.maximum(image, np.roll(image, 1, 0)), np.maximum(np.roll(image, 1, 1), np.roll(image, 1, (0, 1)))
+    )
+    image = np.where(image > 0, image, spread)
+    strengths = np.linspace(0.7, 1.0, _LEVELS)
     colours = [np.append(strength * np.array(colour), 255.0) for colour in (*COLOURS, _BOTH) for strength in strengths]
     palette = np.concatenate([np.zeros((1, 4)), np.stack(colours)]).round().astype(np.uint8)
     return palette_png(image.astype(np.uint8), palette)

@@ -125,7 +125,7 @@ def test_loops_take_the_drift_away() -> None:
     np.testing.assert_array_equal(found.poses[0], poses[0])
 
 
-@pytest.mark.parametrize("wrong", [1, 8, 15])
+@pytest.mark.parametrize("wrong", [1, 15])
 def test_wrong_loops_are_told_apart_and_change_nothing(wrong: int) -> None:
     truth, poses, edges = graph(120, 20, 4, doubtful=True)
     measured = edges.first_T_second.copy()
