@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
+from registration.distant.evaluation import Outcome
 from registration.trajectory import associate
 from registration.trajectory_files import read_trajectory, write_kitti, write_tum
 from tercel.cli import _parser, main
-from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, so3_log
+from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, so3_log, transform_points
 from tercel.core.messages import Odometry, PointCloud
 from tercel.hosts.recording import RecordingWriter
+from tercel.report.evaluate_registration import Judged, RegistrationOptions, RegistrationRun
 from tercel.report.odometry_charts import HEALTHS, magnification, spans
 from tercel.report.odometry_scores import Measure, score
 from tercel.report.register_run import direction_words
+from tercel.report.registration_pairs import read_pairs
 from tests.unit.test_registration_odometry import PERIOD_NS, room_walk
 
 Array = NDArray[Any]
@@ -514,6 +518,107 @@ def test_a_mistake_with_clouds_is_one_line_with_the_mend(
     assert error.count("\n") == 1
 
 
+# --- evaluate registration -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty metres of a street with truth, 16 beams, sweeps bent by the drive."""
+    path = tmp_path_factory.mktemp("street") / "street.mcap"
+    settings = (
+        "duration_s=4",
+        "lidar_rate_hz=4",
+        "lidar_columns=450",
+        "camera_rate_hz=0",
+        "imu_rate_hz=10",
+        "gps_rate_hz=0",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert run("world", "street", "--seed", 5, *options, "-o", path, "--compression", "none") == 0
+    return path
+
+
+def test_pairs_are_drawn_by_distance_and_their_truth_lays_one_scan_on_the_other(street: Path) -> None:
+    pairs, scans = read_pairs(street, None, per_bin=2, seed=1)
+    assert {index for pair in pairs for index in (pair.target, pair.source)} == set(scans)
+    for pair in pairs:
+        low, high = pair.bin_m
+        target_T_source = pair.target_T_turned @ pair.turned_T_source
+        assert low <= np.linalg.norm(target_T_source[:3, 3]) < high
+        moved = transform_points(target_T_source, scans[pair.source].astype(np.float64))
+        distances, _ = cKDTree(scans[pair.target]).query(moved)
+        if high <= 10:
+            assert np.quantile(distances, 0.25) < 0.15
+
+
+def test_recall_and_errors_are_told_by_distance(
+    street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, page = tmp_path / "recall.json", tmp_path / "page" / "registration.html"
+    options = ("--pairs", 1, "--seed", 2, "--json", written, "--report", page.parent)
+    assert run("evaluate", "registration", street, *options) == 0
+    found = json.loads(written.read_text())
+    bins = found["by_distance"]["distant"]
+    assert list(bins)[:2] == ["5-10 m", "10-20 m"]
+    for name in ("5-10 m", "10-20 m"):
+        assert (bins[name]["pairs"], bins[name]["recall"]) == (1, 1.0)
+        assert bins[name]["rte_m"] < 0.5
+    known = found["confidence"]["distant"]
+    assert known["right"] + known["wrong"] == sum(row["pairs"] for row in bins.values())
+    out = capsys.readouterr().out
+    assert "40-50 m apart" in out
+    html = Page(page)
+    assert not html.loads
+    assert html.tags.count("svg") == 2
+    assert html.tags.count("circle") == known["right"] + known["wrong"]
+
+
+def test_a_wrong_pose_is_counted_with_what_its_method_believed() -> None:
+    near, far = (5.0, 10.0), (40.0, 50.0)
+    judged = [
+        Judged(Outcome(near, 0.5, 1.0, 0.9, 0.1), believed=True),
+        Judged(Outcome(near, 2.5, 1.0, 0.6, 0.1), believed=True),
+        Judged(Outcome(far, 0.5, 6.0, 0.1, 0.1), believed=False),
+        Judged(Outcome(far, np.inf, np.inf, 0.0, 0.1), believed=False),
+    ]
+    found = RegistrationRun(RegistrationOptions([Path("a.mcap")]), {"distant": {"a.mcap": judged}}).summary()
+    assert found["by_distance"]["distant"]["5-10 m"]["recall"] == 0.5
+    assert found["by_distance"]["distant"]["40-50 m"]["recall"] == 0.0
+    assert found["by_distance"]["distant"]["40-50 m"]["rre_deg"] is None
+    known = found["confidence"]["distant"]
+    assert (known["right"], known["right_believed"], known["wrong"], known["wrong_believed"]) == (1, 1, 3, 1)
+    assert known["auc"] == 1.0
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("room.mcap", "--method", "distnt"), "unknown method 'distnt'; did you mean 'distant'?"),
+        (("room.mcap", "--pairs", "0"), "--pairs 0: 1 to 200 is wanted"),
+        (("room.mcap",), "room.mcap has no two scans with truth that are 5 to 50 m apart"),
+        (("clouds",), "clouds has no /truth/odometry"),
+        (("nothing.mcap",), "no recording at nothing.mcap"),
+    ],
+)
+def test_a_mistake_with_an_evaluation_is_one_line_with_the_mend(
+    room: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("room.mcap").symlink_to(room)
+    Path("clouds").mkdir()
+    Path("clouds/0.bin").write_bytes(np.zeros((200, 4), np.float32).tobytes())
+    assert run("evaluate", "registration", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
@@ -541,7 +646,7 @@ def test_ellipses_are_magnified_by_round_numbers_and_never_shrunk(radius_m: floa
 
 
 def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (("odometry",), ("register",), ("evaluate", "odometry")):
+    for verb in (("odometry",), ("register",), ("evaluate", "odometry"), ("evaluate", "registration")):
         with pytest.raises(SystemExit) as ended:
             run(*verb, "--help")
         assert ended.value.code == 0
