@@ -47,6 +47,8 @@ def correlate(target: Scene, source: Scene, *, count: int = 5) -> list[Peak]:
     """The `count` poses, best first, at which what both scenes see from above agrees most; none if one is empty."""
     target_slabs = [_in_slab(target, slab) for slab in range(len(SLABS_M) - 1)]
     source_slabs = [_in_slab(source, slab) for slab in range(len(SLABS_M) - 1)]
+    if not len(target.structure_m) or not len(source.structure_m):
+        return []
     target_spectra, weights = [], []
     for ours, theirs in zip(target_slabs, source_slabs, strict=True):
         image, other = _image(ours), _image(theirs)
