@@ -77,7 +77,7 @@ class OdometryConfig(MapConfig):
     match_m: float = 0.5
     min_points: int = 50
     min_overlap: float = 0.3
-    good_overlap: float = 0.5
+    good_overlap: float = 0.4
     max_predicted: int = 5
     recoveries: int = 2
     max_prediction_s: float = 1.0

@@ -1,21 +1,22 @@
-"""LiDAR odometry beside kiss-icp on the same scans: time, drift and memory.
+"""LiDAR odometry beside others on the same sweeps: drift, time and memory.
 
-python tests/benchmarks/bench_odometry.py [--data DIR] [--truth FILE] [--runs N] [--json FILE]
+python tests/benchmarks/bench_odometry.py [--sequences NAME,...] [--methods NAME,...] [--seconds S] [--cache DIR]
+    [--long SCANS] [--json FILE]
 
-Each run is a process of its own (so that its peak memory is its own), the methods take turns, and the table shows
-medians over the runs. Both get the points as float64, which is what kiss-icp takes. Default data: kitti_drive0005, from
-TERCEL_DATA, else from shared/data beside the repository; DIR is a folder of KITTI .bin scans (x y z intensity).
+Sequences: kitti_drive0005, with and without deskewing, and simulated streets and orchards with 16 and 64 beams, two
+seeds each, whose truth is exact (odometry_data.py). Methods: kiss-icp as it comes but for one thread; small_gicp, whose
+wheel has no odometry, as a plain scan-to-map VGICP; Open3D, point to plane, scan to scan. Each run is a process of its
+own on one core, so that its peak memory is its own, and its time is CPU time, which others' load disturbs little.
+Only kiss-icp and Tercel deskew. A method may give its poses at the beginning, middle or end of a sweep; each is held
+against the truth of the time that suits it best, and Tercel against that of the stamp.
 
-kiss-icp runs as it comes, on all cores, and on one core as ours does; ratios are to the faster of the two.
-"deskewed" derives the times of the points from their azimuth, as kiss-icp's own KITTI reader does; the files hold none.
-The truth's positions are GPS without corrections, 0.49 m by its own account (oxts pos_accuracy), so below about 0.5 m
-the ATE tells more about the truth than about the odometry. Its rotations and single steps are better.
+ATE and RPE are evo's (registration.trajectory), the ATE after alignment; z is the largest error of height without it.
+Two more runs: 64 beams on a core that another process keeps 60 % busy, and a long way, for memory (--long; 0: none).
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -28,52 +29,91 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import small_gicp
 from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
+sys.path.insert(0, str(REPOSITORY / "tests" / "benchmarks"))
 
-from registration.odometry import OdometryConfig, ScanToMapOdometry  # noqa: E402
-from registration.trajectory import absolute_error, relative_error  # noqa: E402
+from odometry_data import DRIVE, PERIOD_S, SIMULATED, Drive, open_drive, read_drive  # noqa: E402
+
+from devices.sensors.simulated.world import WorldConfig, generate  # noqa: E402
+from registration.odometry import ScanToMapOdometry  # noqa: E402
+from registration.trajectory import absolute_error, align, relative_error  # noqa: E402
 from tercel.core.errors import UserError, require  # noqa: E402
-from tercel.core.geometry import from_rotation_translation  # noqa: E402
+from tercel.core.geometry import inverse  # noqa: E402
+from tercel.core.messages import PointCloud  # noqa: E402
 
 Array = NDArray[Any]
-Step = Callable[[Array, int], Array]
+Step = Callable[[int, Array, Array | None], Array]
 
-PERIOD_S = 0.1
-METHODS = ("tercel", "kiss-icp", "kiss-icp 1 thread", "tercel deskewed", "kiss-icp deskewed")
-
-
-def sweep_fraction(points_m: Array) -> Array:
-    """When in the sweep each point was measured, 0..1: the scanner turns clockwise and begins behind."""
-    result: Array = 0.5 - np.arctan2(points_m[:, 1], points_m[:, 0]) / (2.0 * np.pi)
-    return result
+METHODS = ("tercel", "kiss-icp", "small_gicp", "open3d")
 
 
-def tercel_step(deskewed: bool) -> Step:
-    odometry = ScanToMapOdometry(OdometryConfig())
-
-    def step(points_m: Array, k: int) -> Array:
-        times = (sweep_fraction(points_m) - 0.5) * PERIOD_S if deskewed else None
-        return odometry.step(points_m, round(k * PERIOD_S * 1e9), times).odom_T_sensor
-
-    return step
+def tercel_step() -> Step:
+    odometry = ScanToMapOdometry()
+    return lambda stamp_ns, points_m, times_s: odometry.step(points_m, stamp_ns, times_s).odom_T_sensor
 
 
-def kiss_step(deskewed: bool, one_thread: bool) -> Step:
+def kiss_step() -> Step:
     kiss = require("kiss_icp.kiss_icp", extra="bench")
     config = require("kiss_icp.config.parser", extra="bench").load_config(None)
-    config.data.deskew = deskewed
-    if one_thread:  # as ours; by default it takes all cores
-        config.registration.max_num_threads = 1
-    odometry = kiss.KissICP(config)
+    config.registration.max_num_threads = 1
+    odometry = None
 
-    def step(points_m: Array, _: int) -> Array:
-        odometry.register_frame(points_m, sweep_fraction(points_m) if deskewed else np.zeros(0))
+    def step(_: int, points_m: Array, times_s: Array | None) -> Array:
+        nonlocal odometry
+        if odometry is None:
+            config.data.deskew = times_s is not None
+            odometry = kiss.KissICP(config)
+        share = np.zeros(0) if times_s is None else (times_s - times_s.min()) / max(float(np.ptp(times_s)), 1e-9)
+        odometry.register_frame(points_m, share)
         return np.array(odometry.last_pose)
 
     return step
+
+
+def small_gicp_step() -> Step:
+    """Scan to map by VGICP, with a constant velocity for the guess, as in small_gicp's own example of odometry."""
+    voxels = small_gicp.GaussianVoxelMap(1.0)
+    voxels.set_lru(horizon=100, clear_cycle=10)
+    pose, motion = np.eye(4), np.eye(4)
+
+    def step(_: int, points_m: Array, __: Array | None) -> Array:
+        nonlocal pose, motion
+        scan, _tree = small_gicp.preprocess_points(points_m, 0.25, num_neighbors=10, num_threads=1)
+        if voxels.size():
+            result = small_gicp.align(voxels, scan, pose @ motion, max_correspondence_distance=1.0, num_threads=1)
+            motion, pose = inverse(pose) @ result.T_target_source, np.array(result.T_target_source)
+        voxels.insert(scan, pose)
+        return pose
+
+    return step
+
+
+def open3d_step() -> Step:
+    """Scan to scan, point to plane, as in Open3D's tutorial, with a constant velocity for the guess."""
+    o3d = require("open3d", extra="bench")
+    icp = o3d.pipelines.registration
+    pose, motion, last = np.eye(4), np.eye(4), None
+
+    def step(_: int, points_m: Array, __: Array | None) -> Array:
+        nonlocal pose, motion, last
+        near = points_m[np.linalg.norm(points_m, axis=1) < 100.0]
+        scan = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(near)).voxel_down_sample(0.5)
+        scan.estimate_normals(o3d.geometry.KDTreeSearchParamHybrid(radius=1.5, max_nn=20))
+        if last is not None:
+            estimation = icp.TransformationEstimationPointToPlane()
+            motion = np.array(icp.registration_icp(scan, last, 1.0, motion, estimation).transformation)
+            pose = pose @ motion
+        last = scan
+        return pose
+
+    return step
+
+
+STEPS = {"tercel": tercel_step, "kiss-icp": kiss_step, "small_gicp": small_gicp_step, "open3d": open3d_step}
 
 
 def peak_mb() -> float:
@@ -82,112 +122,179 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def run_method(method: str, folder: str) -> dict[str, Any]:
-    """One pass over the scans, in a process of its own."""
-    deskewed = method.endswith("deskewed")
-    step = tercel_step(deskewed) if method.startswith("tercel") else kiss_step(deskewed, "1 thread" in method)
-    before_mb, times_s, poses = peak_mb(), [], []
-    for k, path in enumerate(sorted(Path(folder).glob("*.bin"))):
-        points_m = np.fromfile(path, np.float32).reshape(-1, 4)[:, :3].astype(np.float64)
-        start = time.perf_counter()
-        poses.append(step(points_m, k))
-        times_s.append(time.perf_counter() - start)
-    return {"times_s": np.array(times_s), "poses": np.array(poses), "memory_mb": peak_mb() - before_mb}
+def stay_on_one_core() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def summary(runs: list[dict[str, Any]], truth: Array | None) -> dict[str, float]:
-    """Medians over runs of one method."""
-    poses = runs[0]["poses"]
-    row = {
-        "ms_per_scan_p50": float(np.median([np.median(run["times_s"]) for run in runs]) * 1e3),
-        "ms_per_scan_p99": float(np.median([np.percentile(run["times_s"], 99) for run in runs]) * 1e3),
-        "total_s": float(np.median([run["times_s"].sum() for run in runs])),
-        "memory_mb": float(np.median([run["memory_mb"] for run in runs])),
-        "repeatable": float(all(run["poses"].tobytes() == poses.tobytes() for run in runs)),
-    }
-    if truth is not None:
-        row["ate_m"] = absolute_error(truth, poses).rmse
-        for delta in (1, 10):
-            error = relative_error(truth, poses, delta, "frames")
-            row[f"rpe{delta}_cm"], row[f"rpe{delta}_deg"] = error.translation_m.rmse * 100, error.rotation_deg.rmse
+def run_method(method: str, path: Path, deskewed: bool) -> dict[str, Any]:
+    """One pass over a drive, in a process of its own."""
+    stay_on_one_core()
+    drive, step = read_drive(path), STEPS[method]()
+    before_mb, cpu_s, wall_s, poses = peak_mb(), [], [], []
+    for stamp_ns, points_m, times_s in drive:
+        cpu, wall = time.process_time(), time.perf_counter()
+        poses.append(step(stamp_ns, points_m, times_s if deskewed else None))
+        cpu_s.append(time.process_time() - cpu)
+        wall_s.append(time.perf_counter() - wall)
+    row = scores(drive, np.array(poses), at_stamp=method == "tercel")
+    row["cpu_ms_p50"], row["cpu_ms_p99"] = (float(np.percentile(cpu_s, q) * 1e3) for q in (50, 99))
+    row["wall_ms_p50"], row["memory_mb"] = float(np.median(wall_s) * 1e3), peak_mb() - before_mb
     return row
 
 
-def unpack_drive(shared_data: Path, target: Path) -> None:
-    """Lay kitti_drive0005's scans out as .bin, with the recordings' own reader."""
-    spec = importlib.util.spec_from_file_location("unpack", shared_data / "unpack.py")
-    if spec is None or spec.loader is None or not (shared_data / "unpack.py").is_file():
-        raise UserError(f"no recordings at {shared_data}: set TERCEL_DATA, or give --data DIR with KITTI .bin scans")
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    unpack.scans(shared_data / "kitti_drive0005" / "velodyne", target)
+def scores(drive: Drive, poses: Array, at_stamp: bool) -> dict[str, float]:
+    """ATE, RPE, and height, against the truth of the time in the sweep that suits best."""
+    offsets = (0.0,) if at_stamp else (-PERIOD_S, -0.5 * PERIOD_S, 0.0, 0.5 * PERIOD_S)
+    truth = min((drive.truth_after(s) for s in offsets), key=lambda t: absolute_error(t, poses).rmse)
+    height = (inverse(truth[0]) @ truth)[:, 2, 3] - (inverse(poses[0]) @ poses)[:, 2, 3]
+    row = {"ate_m": absolute_error(truth, poses).rmse, "z_m": float(np.abs(height).max())}
+    length_m = float(np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1).sum())
+    for delta in (10, 100):
+        if length_m > 1.2 * delta:
+            row[f"rpe{delta}m_percent"] = relative_error(truth, poses, delta, "m").translation_percent
+    if len(drive.by_speed):
+        fitted = align(drive.by_speed, poses, with_scale=True)
+        row["speed_ate_m"] = absolute_error(drive.by_speed, fitted).rmse
+        row["speed_rpe10_cm"] = relative_error(drive.by_speed, fitted, 10, "frames").translation_m.rmse * 100.0
+    return row
 
 
-def read_truth(path: Path | None) -> Array | None:
-    if path is None:
-        return None
-    rows = np.loadtxt(path).reshape(-1, 3, 4)
-    return from_rotation_translation(rows[:, :, :3], rows[:, :, 3])
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result, from a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
 
 
-def measure(data: Path | None, truth_file: Path | None, runs: int) -> dict[str, dict[str, float]]:
-    """All methods, taking turns, `runs` times each."""
-    require("kiss_icp", extra="bench")
-    shared_data = Path(os.environ.get("TERCEL_DATA", REPOSITORY.parent / "shared" / "data"))
-    results: dict[str, list[dict[str, Any]]] = {method: [] for method in METHODS}
-    with tempfile.TemporaryDirectory() as temporary:
-        if data is None:
-            unpack_drive(shared_data, Path(temporary))
-            truth_file = truth_file or shared_data / "kitti_drive0005" / "poses_velo_from_oxts.txt"
-        folder = data or Path(temporary)
-        truth, count = read_truth(truth_file), len(list(folder.glob("*.bin")))
-        if count == 0 or (truth is not None and len(truth) != count):
-            raise UserError(
-                f"{folder} has {count} .bin scans, and the truth {0 if truth is None else len(truth)} poses"
+def burn(share: float, stop: Any) -> None:
+    """Take a share of the core, in slices of 10 ms."""
+    stay_on_one_core()
+    while not stop.is_set():
+        begin = time.thread_time()
+        while time.thread_time() - begin < 0.01 * share:
+            pass
+        time.sleep(0.01 * (1.0 - share))
+
+
+def run_under_load(path: Path) -> dict[str, float]:
+    """64 beams on one core that another process keeps 60 % busy: wall time a sweep, and how many exceed the period."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    other = context.Process(target=burn, args=(0.6, stop), daemon=True)
+    other.start()
+    stay_on_one_core()
+    step, wall_s = tercel_step(), []
+    for stamp_ns, points_m, times_s in read_drive(path):
+        wall = time.perf_counter()
+        step(stamp_ns, points_m, times_s)
+        wall_s.append(time.perf_counter() - wall)
+    stop.set()
+    other.join(5.0)
+    return {
+        "hz": len(wall_s) / sum(wall_s),
+        "wall_ms_p50": float(np.median(wall_s) * 1e3),
+        "wall_ms_p99": float(np.percentile(wall_s, 99) * 1e3),
+        "over_100_ms": float(np.mean(np.array(wall_s) > PERIOD_S)),
+    }
+
+
+def run_long(scans: int) -> dict[str, float]:
+    """Peak memory after a tenth and after all of a long way through a street with a small scanner."""
+    stay_on_one_core()
+    config = WorldConfig(
+        "street", duration_s=scans * PERIOD_S, lidar_columns=240, camera_rate_hz=0.0, gps_rate_hz=0.0, imu_rate_hz=10.0
+    )
+    odometry, count, early_mb, largest = ScanToMapOdometry(), 0, 0.0, 0
+    for _, _, message in generate(config):
+        if isinstance(message, PointCloud):
+            odometry.step(message.points_m, message.stamp_ns, message.time_offset_s)
+            count, largest = count + 1, max(largest, len(odometry.map))
+            early_mb = peak_mb() if count == max(scans // 10, 1) else early_mb
+    return {
+        "scans": float(count),
+        "mb_at_a_tenth": early_mb,
+        "mb_at_the_end": peak_mb(),
+        "map_points_max": float(largest),
+    }
+
+
+def print_table(rows: dict[str, dict[str, dict[str, float]]]) -> None:
+    print(f"{'':34}    ATE m  RPE 10 m  RPE 100 m     z m   CPU ms    p99  memory MB")
+    for name, methods in rows.items():
+        for method, row in methods.items():
+            far = f"{row['rpe100m_percent']:8.2f} %" if "rpe100m_percent" in row else " " * 10
+            print(
+                f"{name:22} {method:10} {row['ate_m']:9.3f} {row['rpe10m_percent']:7.2f} % {far} {row['z_m']:7.2f} "
+                f"{row['cpu_ms_p50']:8.1f} {row['cpu_ms_p99']:6.1f} {row['memory_mb']:7.0f}"
+                + (
+                    f"   by speed {row['speed_ate_m']:.3f} m, {row['speed_rpe10_cm']:.1f} cm"
+                    if "speed_ate_m" in row
+                    else ""
+                )
             )
-        for turn in range(runs):
-            for method in METHODS[:: 1 if turn % 2 == 0 else -1]:
-                with multiprocessing.get_context("spawn").Pool(1) as pool:
-                    results[method].append(pool.apply(run_method, (method, str(folder))))
-                print(f"\rrun {turn + 1} of {runs}: {method:20}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {method: summary(of_method, truth) for method, of_method in results.items()}
 
 
-def print_table(rows: dict[str, dict[str, float]]) -> None:
-    reference_s = min(row["total_s"] for method, row in rows.items() if method in ("kiss-icp", "kiss-icp 1 thread"))
-    print(f"{'':18}  ms/scan    p99   total   ratio    ATE   RPE 1 frame     RPE 10 frames   memory  repeatable")
-    for method, row in rows.items():
-        drift = " " * 39
-        if "ate_m" in row:
-            drift = (
-                f"{row['ate_m']:5.2f} m {row['rpe1_cm']:4.1f} cm {row['rpe1_deg']:.3f}° "
-                f"{row['rpe10_cm']:5.1f} cm {row['rpe10_deg']:.3f}°"
-            )
-        print(
-            f"{method:18} {row['ms_per_scan_p50']:8.1f} {row['ms_per_scan_p99']:6.1f} {row['total_s']:5.2f} s "
-            f"{row['total_s'] / reference_s:6.2f} {drift} {row['memory_mb']:5.0f} MB  "
-            f"{'yes' if row['repeatable'] else 'no'}"
+def summarise(rows: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Tercel's error and time by kiss-icp's: mean, geometric mean and largest."""
+    result = {}
+    for key in ("ate_m", "z_m", "cpu_ms_p50"):
+        ratios = np.array(
+            [m["tercel"][key] / m["kiss-icp"][key] for m in rows.values() if {"tercel", "kiss-icp"} <= {*m}]
         )
+        if len(ratios):
+            result[key] = {"mean": ratios.mean(), "geometric": np.exp(np.log(ratios).mean()), "largest": ratios.max()}
+            result[key] = {k: float(v) for k, v in result[key].items()}
+            print(f"tercel / kiss-icp, {key:10}: " + ", ".join(f"{k} {v:.2f}" for k, v in result[key].items()))
+    return result
+
+
+def measure(args: argparse.Namespace, cache: Path) -> dict[str, Any]:
+    names = args.sequences.split(",") if args.sequences else [DRIVE, *SIMULATED]
+    unknown = [name for name in names if name not in (DRIVE, *SIMULATED)]
+    if unknown:
+        raise UserError(f"no sequence {unknown[0]!r}; known: {', '.join((DRIVE, *SIMULATED))}")
+    rows: dict[str, dict[str, dict[str, float]]] = {}
+    for name in names:
+        path = open_drive(name, cache, args.seconds)
+        for deskewed in (True, False) if name == DRIVE else (True,):
+            label = name + ("" if deskewed else ", as it is")
+            rows[label] = {}
+            for method in args.methods.split(","):
+                print(f"\r{label}: {method:12}", end="", file=sys.stderr, flush=True)
+                rows[label][method] = alone(run_method, method, path, deskewed)
+            print_table({label: rows[label]})
+    result: dict[str, Any] = {"sequences": rows, "by_kiss": summarise(rows)}
+    loaded = [name for name in names if "64_" in name]
+    if loaded:
+        result["under_load"] = run_under_load(open_drive(loaded[0], cache, args.seconds))
+        print("64 beams, one core, 60 % taken:", result["under_load"])
+    if args.long:
+        result["long"] = alone(run_long, args.long)
+        print("long way:", result["long"])
+    return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of KITTI .bin scans")
-    parser.add_argument("--truth", type=Path, help="poses of the scans, rows of 3x4")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--sequences", help=f"comma-separated; default: {DRIVE} and all simulated ones")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of the simulated drives")
+    parser.add_argument("--cache", type=Path, help="folder in which to keep the simulated drives")
+    parser.add_argument("--long", type=int, default=10_000, help="scans of the long way; 0: none")
     parser.add_argument("--json", type=Path, help="write the same numbers here")
     args = parser.parse_args()
     print("python", *sys.argv)
     try:
-        rows = measure(args.data, args.truth, args.runs)
+        with tempfile.TemporaryDirectory() as temporary:
+            cache = args.cache or Path(temporary)
+            cache.mkdir(parents=True, exist_ok=True)
+            result = measure(args, cache)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print_table(rows)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"command": ["python", *sys.argv], "methods": rows}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"command": ["python", *sys.argv], **result}, indent=2) + "\n")
     return 0
 
 
