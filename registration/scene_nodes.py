@@ -16,7 +16,7 @@ nearest point, and is put there, so that two robots on opposite sides agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,13 @@ class NodeConfig:
     pole_rise_m: float = 0.7
     blob_m: float = 8.0
     max_nodes: int = 400
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 < getattr(self, field.name) < np.inf:
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be above 0")
+        if not self.min_range_m < self.max_range_m <= 300.0:
+            raise ValueError(f"max_range_m is {self.max_range_m}; it must be above min_range_m and at most 300")
 
 
 def build_scene_graph(

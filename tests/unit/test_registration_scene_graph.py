@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
 import zlib
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from devices.sensors.simulated.world import WorldConfig, make_lidar, make_scene
 from registration.odometry import deskew
 from registration.scene_graph import CORNER, KINDS, OBJECT, PERSON, POLE, VEHICLE, WALL, SceneGraph
 from registration.scene_graph_wire import MAX_BYTES, MAX_NODES, VERSION, decode_scene_graph, encode_scene_graph
-from registration.scene_match import match_scene_graphs
-from registration.scene_nodes import build_scene_graph, rotation_to_level
+from registration.scene_match import MatchConfig, match_scene_graphs
+from registration.scene_nodes import NodeConfig, build_scene_graph, rotation_to_level
 from tercel.core.errors import Rejected
 from tercel.core.geometry import (
     from_rotation_translation,
@@ -37,7 +39,7 @@ from tercel.core.messages import Detections3D, PointCloud
 
 Array = NDArray[Any]
 
-SEEN_AT_S = (4.0, 5.9)  # 15 m apart on the street
+SEEN_AT_S = (4.0, 5.6)  # 15 m apart on the street
 
 
 @cache
@@ -60,6 +62,19 @@ def street_graph(seed: int, time_s: float, yaw_rad: float = 0.0) -> tuple[SceneG
     points_m, pose = street_scan(seed, time_s)
     turn = from_rotation_translation(rotation_about_z(yaw_rad), np.zeros(3))
     return build_scene_graph(cloud_of(transform_points(inverse(turn), points_m))), pose @ turn
+
+
+def drive_scan(shared_data: Path, number: int) -> tuple[Array, Array]:
+    """A scan (N, 3) of a real drive, and the sensor's satellite and inertial pose."""
+    spec = importlib.util.spec_from_file_location("unpack", shared_data / "unpack.py")
+    assert spec is not None
+    assert spec.loader is not None
+    unpack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpack)
+    folder = shared_data / "kitti_drive0005"
+    row = np.loadtxt(folder / "poses_velo_from_oxts.txt")[number].reshape(3, 4)
+    points = unpack.read_scan(sorted((folder / "velodyne").glob("*.kxz"))[number])[:, :3]
+    return points, from_rotation_translation(row[:, :3], row[:, 3])
 
 
 def misses(target_T_source: Array, truth: Array) -> tuple[float, float]:
@@ -282,11 +297,39 @@ def test_two_robots_fifteen_metres_apart_find_each_other_from_the_wire_alone(yaw
     assert error @ np.linalg.solve(match.covariance, error) < 30.0
 
 
+def test_scans_of_a_real_drive_fifteen_metres_apart_find_each_other_and_not_a_street(shared_data: Path) -> None:
+    (first, world_T_first), (second, world_T_second) = (drive_scan(shared_data, number) for number in (40, 85))
+    turn = from_rotation_translation(rotation_about_z(-2.0), np.zeros(3))
+    data = [
+        encode_scene_graph(build_scene_graph(cloud_of(cloud)))
+        for cloud in (first, transform_points(inverse(turn), second))
+    ]
+    target, source = (decode_scene_graph(one) for one in data)
+    truth = inverse(world_T_first) @ world_T_second @ turn
+    assert 10.0 < np.linalg.norm(truth[:3, 3]) < 20.0
+    match = match_scene_graphs(target, source)
+    apart_m, turned_deg = misses(match.target_T_source, truth)
+    assert apart_m < 2.0  # the satellites' own distances are 5 % off
+    assert turned_deg < 2.0
+    assert match.converged
+    assert not match_scene_graphs(target, street_graph(1, SEEN_AT_S[0])[0]).converged
+
+
 def test_robots_in_two_places_are_told_so() -> None:
     for yaw_rad in (0.0, 2.3):
         match = match_scene_graphs(street_graph(1, SEEN_AT_S[0])[0], street_graph(2, SEEN_AT_S[1], yaw_rad)[0])
         assert not match.converged
         assert match.confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong"),
+    [(NodeConfig, {"cell_m": 0.0}), (NodeConfig, {"max_range_m": 1.0}), (NodeConfig, {"max_range_m": np.nan}),
+     (MatchConfig, {"voters": 0}), (MatchConfig, {"max_distance_m": 1e6})],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(config: Any, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        config(**wrong)
 
 
 def test_matching_twice_gives_the_same_bytes() -> None:
