@@ -55,7 +55,8 @@ class InertialOdometryConfig(MapConfig, ImuConfig):
     max_predicted: after so many sweeps in a row without a match the map is begun anew where the prediction puts it.
     deskew: undo the sensor's motion within a sweep, if the points carry times.
     bend_m: a sweep is straightened again if the velocity found would move its beginning by more than this.
-    point_weight: how much of GICP's information counts, since neighbouring points share their errors.
+    point_noise_m: standard deviation of a point's distance from its plane; wider than a range's, since neighbours share
+    their errors.
     extrinsic_m, extrinsic_rad: how well the given imu_T_lidar is known (standard deviations); 0 keeps it as it is.
     """
 
@@ -71,14 +72,14 @@ class InertialOdometryConfig(MapConfig, ImuConfig):
     max_predicted: int = 5
     deskew: bool = True
     bend_m: float = 0.05
-    point_weight: float = 0.15
+    point_noise_m: float = 0.05
     extrinsic_m: float = 0.0
     extrinsic_rad: float = 0.0
 
     def __post_init__(self) -> None:
         MapConfig.__post_init__(self)
         ImuConfig.__post_init__(self)
-        for name in ("scan_voxel_m", "reach_m", "match_m", "bend_m", "point_weight"):
+        for name in ("scan_voxel_m", "reach_m", "match_m", "bend_m", "point_noise_m"):
             if not 0.0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0.0 <= self.min_range_m < self.max_range_m < np.inf:
@@ -237,7 +238,7 @@ class InertialOdometry:
             updates=config.max_iterations,
             reach_m=config.reach_m,
             match_m=config.match_m,
-            point_weight=config.point_weight,
+            point_noise_m=config.point_noise_m,
         )
         return thinned[0], found if found is not None and np.isfinite(found.state.odom_T_imu).all() else None
 
