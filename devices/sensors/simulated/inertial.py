@@ -25,12 +25,19 @@ ORIGIN_ALTITUDE_M = 408.0
 
 @dataclass(frozen=True)
 class ImuNoise:
-    """Standard deviations: of one reading's white noise, and of the bias drawn once for a recording."""
+    """Standard deviations: of one reading's white noise, and of the bias drawn once for a recording.
+
+    vibration_radps, vibration_mps2: amplitude of the engine's shaking in each axis, at vibration_hz. So quick a motion
+    moves nothing by more than a fraction of a millimetre, so only the IMU has it.
+    """
 
     gyro_radps: float = 0.002
     accel_mps2: float = 0.03
     gyro_bias_radps: float = 0.002
     accel_bias_mps2: float = 0.04
+    vibration_radps: float = 0.0
+    vibration_mps2: float = 0.0
+    vibration_hz: float = 83.0
 
 
 def true_readings(trajectory: Trajectory, times_s: Array, base_T_imu: Array) -> tuple[Array, Array]:
@@ -60,6 +67,12 @@ def readings(
     """What the IMU reports: angular velocity and specific force, each (N, 3)."""
     rates, force = true_readings(trajectory, times_s, base_T_imu)
     white = rng.standard_normal((len(times_s), 6))
+    if noise.vibration_radps or noise.vibration_mps2:
+        phases = 2.0 * np.pi * noise.vibration_hz * np.asarray(times_s)[:, None] + np.arange(6.0)
+        rates, force = (
+            rates + noise.vibration_radps * np.sin(phases[:, :3]),
+            force + noise.vibration_mps2 * np.sin(phases[:, 3:]),
+        )
     rates = rates + bias[:3] + white[:, :3] * noise.gyro_radps
     force = force + bias[3:] + white[:, 3:] * noise.accel_mps2
     return np.round(rates / READING_STEP) * READING_STEP, np.round(force / READING_STEP) * READING_STEP
