@@ -161,8 +161,8 @@ class ScanToMapOdometry:
 
         twist (6,): the sensor's velocity in its own frame if something else measured it (wheels, an IMU); it takes the
         place of the last scan's in predicting and in straightening. Points that are not finite are dropped. Raises
-        Rejected, and leaves the state as it was, if too few are left, if the twist is not finite or if the stamp is not
-        after the one before.
+        Rejected, and leaves the state as it was, if too few are left, if the twist is not finite, if the stamp or the
+        sweep's middle is not after the one before, or if the points' times lie further apart than any sweep's.
         """
         config = self.config
         if self._stamp_ns is not None and stamp_ns <= self._stamp_ns:
@@ -182,6 +182,8 @@ class ScanToMapOdometry:
             return self._start(sweep, dense, stamp_ns)
 
         dt_s = (stamp_ns - self._stamp_ns) * 1e-9 + sweep.middle_s - self._middle_s
+        if dt_s <= 0.0:
+            raise Rejected("points not measured after those before")
         predicted = self._odom_T_middle @ se3_exp(velocity * min(dt_s, config.max_prediction_s))
         found = self._align(scan, predicted, (config.reach_m, config.match_m))
         if found.good and dt_s < config.max_prediction_s:

@@ -13,6 +13,7 @@ from tercel.core.errors import Rejected
 Array = NDArray[Any]
 
 _NO_ROTATION_RADPS = 1e-9
+_LONGEST_SWEEP_S = 2.0
 _LEVER_M = 10.0  # how far away points are, to weigh turning against moving
 
 
@@ -44,7 +45,7 @@ def usable_sweep(
 ) -> Sweep:
     """The points (N, 3) that are finite and in range, with their times (N,), None if there are none.
 
-    Raises Rejected if fewer than min_points are left.
+    Raises Rejected if fewer than min_points are left, or if times are further from the stamp than any sweep is long.
     """
     usable = within_range(points_m, min_range_m, max_range_m)
     if time_offset_s is not None:
@@ -55,6 +56,8 @@ def usable_sweep(
     if time_offset_s is None:
         return Sweep(points_m, None, 0.0)
     time_s = time_offset_s[usable].astype(np.float32)
+    if np.abs(time_s).max() > _LONGEST_SWEEP_S:
+        raise Rejected("times of the points are not those of one sweep")
     middle_s = 0.5 * (float(time_s.min()) + float(time_s.max()))
     return Sweep(points_m, time_s - np.float32(middle_s), middle_s)
 

@@ -77,7 +77,7 @@ def sweep(time_s: float, seed: int, duration_s: float = 0.0, columns: int = 450)
 
 
 @cache
-def room_walk(count: int = 60, duration_s: float = 0.0) -> tuple[list[tuple[Array, Array]], Array]:
+def room_walk(count: int = 50, duration_s: float = 0.0) -> tuple[list[tuple[Array, Array]], Array]:
     """Sweeps at 10 Hz, and the truth relative to the first (count, 4, 4)."""
     truth = np.array([walk(0.1 * k) for k in range(count)])
     return [sweep(0.1 * k, seed=k, duration_s=duration_s) for k in range(count)], inverse(truth[0]) @ truth
@@ -86,6 +86,11 @@ def room_walk(count: int = 60, duration_s: float = 0.0) -> tuple[list[tuple[Arra
 def follow(scans: list[Array], config: OdometryConfig = ROOM_CONFIG) -> list[OdometryResult]:
     odometry = ScanToMapOdometry(config)
     return [odometry.step(points, k * PERIOD_NS) for k, points in enumerate(scans)]
+
+
+@cache
+def walked() -> list[OdometryResult]:
+    return follow([points for points, _ in room_walk()[0]])
 
 
 def poses_of(results: list[OdometryResult]) -> Array:
@@ -114,8 +119,8 @@ def read_drive(shared_data: Path, count: int) -> tuple[list[Array], Array]:
 
 
 def test_a_walk_through_a_room_is_followed_to_the_centimetre() -> None:
-    scans, truth = room_walk()
-    results = follow([points for points, _ in scans])
+    _, truth = room_walk()
+    results = walked()
     assert results[0].status == "started"
     assert {result.status for result in results[1:]} == {"registered"}
     poses = poses_of(results)
@@ -124,8 +129,8 @@ def test_a_walk_through_a_room_is_followed_to_the_centimetre() -> None:
 
 
 def test_velocities_are_those_of_the_sensor_in_its_own_frame() -> None:
-    scans, truth = room_walk()
-    results = follow([points for points, _ in scans])
+    _, truth = room_walk()
+    results = walked()
     assert results[0].twist is None
     true_twists = se3_log(inverse(truth[:-1]) @ truth[1:]) / 0.1
     twists = np.array([result.twist for result in results[1:]])
@@ -134,12 +139,12 @@ def test_velocities_are_those_of_the_sensor_in_its_own_frame() -> None:
 
 
 def test_the_same_scans_give_the_same_bytes() -> None:
-    scans = [points for points, _ in room_walk()[0][:20]]
+    scans = [points for points, _ in room_walk()[0][:10]]
     assert poses_of(follow(scans)).tobytes() == poses_of(follow(scans)).tobytes()
 
 
 def test_a_sensor_that_stands_still_does_not_drift() -> None:
-    scans = [sweep(0.0, seed)[0] for seed in range(40)]
+    scans = [sweep(0.0, seed)[0] for seed in range(20)]
     odometry = ScanToMapOdometry(ROOM_CONFIG)
     poses = poses_of([odometry.step(points, k * PERIOD_NS) for k, points in enumerate(scans)])
     assert np.abs(poses[:, :3, 3]).max() < 0.01
@@ -147,7 +152,7 @@ def test_a_sensor_that_stands_still_does_not_drift() -> None:
 
 
 def test_deskewing_a_moving_sweep_beats_taking_it_as_it_is() -> None:
-    scans, truth = room_walk(60, duration_s=0.1)
+    scans, truth = room_walk(30, duration_s=0.1)
     errors = []
     for deskewed in (True, False):
         odometry = ScanToMapOdometry(ROOM_CONFIG)
@@ -175,20 +180,20 @@ def test_memory_is_bounded_on_a_long_straight_road() -> None:
     config = OdometryConfig(keyframes=5, max_range_m=20.0)
     road = np.concatenate(
         [  # ground, two facades with bays
-            np.column_stack([rng.uniform(-20, 220, 60_000), rng.uniform(-6, 6, 60_000), np.zeros(60_000)]),
-            np.column_stack([rng.uniform(-20, 220, 60_000), np.full(60_000, 6.0), rng.uniform(0, 4, 60_000)]),
-            np.column_stack([rng.uniform(-20, 220, 60_000), np.full(60_000, -6.0), rng.uniform(0, 4, 60_000)]),
+            np.column_stack([rng.uniform(-20, 220, 20_000), rng.uniform(-6, 6, 20_000), np.zeros(20_000)]),
+            np.column_stack([rng.uniform(-20, 220, 20_000), np.full(20_000, 6.0), rng.uniform(0, 4, 20_000)]),
+            np.column_stack([rng.uniform(-20, 220, 20_000), np.full(20_000, -6.0), rng.uniform(0, 4, 20_000)]),
         ]
     )
     road[:, 1] += np.sign(road[:, 1]) * (np.sin(road[:, 0]) > 0.6) * (np.abs(road[:, 1]) > 5.9)
     odometry, sizes = ScanToMapOdometry(config), []
-    for k in range(100):
+    for k in range(60):
         seen = road - [2.0 * k * (k > 3), 0.0, 1.5]  # stands, then 20 m/s
         seen = seen[(np.abs(seen[:, 0]) < 20)] + rng.normal(0, 0.01, 3)
         odometry.step(seen.astype(np.float32), k * PERIOD_NS)
         sizes.append(len(odometry.map))
     assert len(odometry.map.keyframes) == 5
-    assert max(sizes[50:]) < 1.2 * max(sizes[:50])
+    assert max(sizes[30:]) < 1.2 * max(sizes[:30])
     newest = odometry.map.keyframes[-1][0][:3, 3]
     assert odometry.map.cloud is not None
     assert np.linalg.norm(odometry.map.cloud.points()[:, :3] - newest, axis=1).max() < 20.0 + 5 * 2.5
@@ -235,12 +240,30 @@ def test_points_that_are_not_finite_are_dropped_and_the_rest_used() -> None:
 
 
 def test_times_that_are_not_finite_drop_their_points() -> None:
-    points, times = room_walk(60, duration_s=0.1)[0][5]
+    points, times = room_walk(30, duration_s=0.1)[0][5]
     broken = times.copy()
     broken[::3] = np.nan
     result = started().step(points, 5 * PERIOD_NS, broken)
     assert result.status == "registered"
     assert np.isfinite(result.odom_T_sensor).all()
+
+
+def test_times_that_are_no_sweeps_are_rejected_and_change_nothing() -> None:
+    points, times = room_walk(30, duration_s=0.1)[0][5]
+    odometry, undisturbed = started(), started()
+    with pytest.raises(Rejected, match="one sweep"):
+        odometry.step(points, 5 * PERIOD_NS, times.astype(np.float64) + 1.7e9)
+    with pytest.raises(Rejected, match="after those before"):
+        odometry.step(points, 5 * PERIOD_NS, times - 1.0)
+    after, expected = (o.step(points, 5 * PERIOD_NS, times) for o in (odometry, undisturbed))
+    assert after.odom_T_sensor.tobytes() == expected.odom_T_sensor.tobytes()
+
+
+def test_times_that_are_all_equal_leave_the_points_where_they_are() -> None:
+    points, times = room_walk()[0][5]
+    assert np.ptp(times) == 0.0
+    with_times, without = started().step(points, 5 * PERIOD_NS, times), started().step(points, 5 * PERIOD_NS)
+    np.testing.assert_allclose(with_times.odom_T_sensor, without.odom_T_sensor, atol=1e-6)
 
 
 @pytest.mark.parametrize("stamp_ns", [4 * PERIOD_NS, 3 * PERIOD_NS, -1])
@@ -357,7 +380,7 @@ def test_a_twist_that_is_not_finite_is_rejected() -> None:
 
 
 def test_covariances_are_about_as_large_as_the_errors() -> None:
-    scans, truth = room_walk(40, duration_s=0.1)
+    scans, truth = room_walk(30, duration_s=0.1)
     odometry, normalised = ScanToMapOdometry(ROOM_CONFIG), []
     for k, (points, times) in enumerate(scans):
         result = odometry.step(points, k * PERIOD_NS, times)
@@ -367,7 +390,9 @@ def test_covariances_are_about_as_large_as_the_errors() -> None:
             assert result.information is not None
             np.testing.assert_allclose(result.information @ result.covariance, np.eye(6), atol=1e-6)
             normalised.append(error @ np.linalg.solve(odometry.pose_covariance(), error))
-    assert 0.05 < np.mean(normalised) < 12.0  # 6 if they were exact; rooms are held better than the streets they were fitted on
+    assert (
+        0.05 < np.mean(normalised) < 12.0
+    )  # 6 if they were exact; rooms are held better than the streets they were fitted on
 
 
 def test_what_the_map_drifts_is_carried_as_a_rigid_body_carries_it() -> None:
@@ -379,7 +404,7 @@ def test_what_the_map_drifts_is_carried_as_a_rigid_body_carries_it() -> None:
 
 
 def test_a_scan_repeated_is_a_sensor_that_stands_still() -> None:
-    points, times = room_walk(60, duration_s=0.1)[0][0]
+    points, times = room_walk(30, duration_s=0.1)[0][0]
     odometry = ScanToMapOdometry(ROOM_CONFIG)
     results = [odometry.step(points, k * PERIOD_NS, times) for k in range(4)]
     assert np.abs(poses_of(results)[:, :3, 3]).max() < 1e-3
@@ -387,7 +412,7 @@ def test_a_scan_repeated_is_a_sensor_that_stands_still() -> None:
     assert np.abs(results[-1].twist).max() < 0.02
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 3000), st.sampled_from([1e-3, 1.0, 50.0, 1e6]))
 def test_no_cloud_makes_the_pose_anything_but_rigid(seed: int, count: int, spread_m: float) -> None:
     rng = np.random.default_rng(seed)
@@ -420,7 +445,7 @@ def cloud_at(k: int, points: Array, times: Array | None = None) -> PointCloud:
 
 def test_the_component_says_which_frame_moves_in_which() -> None:
     component = LidarOdometry(LidarOdometryConfig(map_voxel_m=0.25, scan_voxel_m=0.375, odom_frame="world"))
-    outputs = [component.step(cloud_at(k, *room_walk(60, 0.1)[0][k])) for k in range(3)]
+    outputs = [component.step(cloud_at(k, *room_walk(30, 0.1)[0][k])) for k in range(3)]
     first, last = outputs[0]["odometry"], outputs[-1]["odometry"]
     assert isinstance(first, Odometry)
     assert isinstance(last, Odometry)
@@ -436,7 +461,7 @@ def test_the_component_says_which_frame_moves_in_which() -> None:
 
 
 def test_a_real_drive_is_followed_from_its_first_scans(shared_data: Path) -> None:
-    scans, truth = read_drive(shared_data, 30)
+    scans, truth = read_drive(shared_data, 20)
     results = follow(scans, OdometryConfig())
     assert {result.status for result in results[1:]} == {"registered"}
     poses = poses_of(results)
