@@ -21,7 +21,7 @@ from registration.trajectory_files import read_trajectory, write_kitti, write_tu
 from tercel.cli import _parser, main
 from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, so3_log, transform_points
 from tercel.core.messages import Odometry, PointCloud
-from tercel.hosts.recording import RecordingWriter
+from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.report.evaluate_registration import Judged, RegistrationOptions, RegistrationRun
 from tercel.report.odometry_charts import HEALTHS, magnification, spans
 from tercel.report.odometry_scores import Measure, score
@@ -530,12 +530,31 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lidar_rate_hz=4",
         "lidar_columns=450",
         "camera_rate_hz=0",
-        "imu_rate_hz=10",
+        "imu_rate_hz=100",
         "gps_rate_hz=0",
     )
     options = [word for setting in settings for word in ("--set", setting)]
     assert run("world", "street", "--seed", 5, *options, "-o", path, "--compression", "none") == 0
     return path
+
+
+def test_the_imu_is_followed_too_and_must_be_placed(
+    street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "n.json"
+    assert run("odometry", street, "--inertial", "--set", "gyro_density=0.001", "--json", written) == 0
+    found = json.loads(written.read_text())
+    assert (found["scans"], found["posed"], found["rejected"]) == (16, 16, {})
+    assert found["truth"]["ate_rmse_m"] < 0.1
+    assert run("odometry", street, "--inertial", "--set", "gyro_densty=0.001") == 2
+    assert "did you mean 'gyro_density'?" in capsys.readouterr().err
+    lost = tmp_path / "lost.mcap"
+    recording = open_recording(street)
+    with RecordingWriter(lost, compression="none") as writer:
+        for recorded in recording.messages(["/imu/data", "/lidar/points"]):
+            writer.write(recorded.topic, recorded.log_time_ns, recording.decode(recorded))
+    assert run("odometry", lost, "--inertial") == 2
+    assert "/tf_static does not connect 'imu' with 'lidar'; record it" in capsys.readouterr().err
 
 
 def test_pairs_are_drawn_by_distance_and_their_truth_lays_one_scan_on_the_other(street: Path) -> None:
