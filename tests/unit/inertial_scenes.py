@@ -101,7 +101,8 @@ def one_sweep(
 ) -> tuple[Array, Array]:
     """16 beams during the PERIOD_S before end_s, 1 cm of noise, nothing beyond reach_m."""
     offsets = (np.arange(1, columns + 1) / columns - 1.0) * PERIOD_S
-    azimuth, elevation = np.meshgrid(np.linspace(np.pi, -np.pi, columns, endpoint=False), np.radians(np.linspace(-25, 25, 16)), indexing="ij")  # fmt: skip
+    azimuths, elevations = np.linspace(np.pi, -np.pi, columns, endpoint=False), np.radians(np.linspace(-25, 25, 16))
+    azimuth, elevation = np.meshgrid(azimuths, elevations, indexing="ij")
     azimuth, elevation = azimuth.ravel(), elevation.ravel()
     rays = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], 1)
     poses = np.repeat(lidar_poses(trajectory, end_s + offsets), 16, axis=0)
@@ -141,7 +142,9 @@ def drive() -> Recorded:
     return record(DRIVE, 7.5, TUNNEL, PORTAL, ImuNoise(), columns=180, reach_m=8.0)
 
 
-def feed(odometry: InertialOdometry, recorded: Recorded, first: int, last: int, keep: Array | None = None) -> list[OdometryResult]:  # fmt: skip
+def feed(
+    odometry: InertialOdometry, recorded: Recorded, first: int, last: int, keep: Array | None = None
+) -> list[OdometryResult]:
     """Sweeps first..last - 1 with the readings before each that are kept (M,) bool."""
     results = []
     for k in range(first, last):
