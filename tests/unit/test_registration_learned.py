@@ -30,7 +30,7 @@ from registration.distant.patches import (
     unpacked,
 )  # fmt: skip
 from registration.distant.structure import Scene
-from registration.train.data import draw_batch, draw_places, read_world, world_of, write_world
+from registration.train.data import World, draw_batch, draw_places, read_world, world_of, write_world
 from registration.train.worlds import Recording, read_recording, record, write_recording, write_worlds
 from tercel.core.errors import UserError
 from tercel.core.geometry import from_rotation_translation, rotation_about_z, transform_points
@@ -47,6 +47,11 @@ def recording() -> Recording:
 @pytest.fixture(scope="module")
 def prepared(recording: Recording) -> list[Prepared]:
     return [prepare(points_m) for points_m in recording.points_m]
+
+
+@pytest.fixture(scope="module")
+def world(recording: Recording) -> World:
+    return world_of(recording)
 
 
 def scene_of(structure_m: Array, ground_m: Array | None = None) -> Scene:
@@ -81,7 +86,7 @@ def test_bits_are_unpacked_from_the_lowest() -> None:
     np.testing.assert_array_equal(np.flatnonzero(unpacked(np.array([[1 << 3, 1 << 15]], np.uint16))), [3, 31])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10_000), times=st.integers(2, 5))
 def test_measuring_the_same_points_more_often_changes_nothing(seed: int, times: int) -> None:
     rng = np.random.default_rng(seed)
@@ -193,12 +198,11 @@ def test_worlds_of_evaluation_seeds_are_refused_for_training(tmp_path: Path) -> 
         write_worlds(tmp_path, range(7, 8))
 
 
-def test_recordings_and_worlds_are_read_back_as_written(recording: Recording, tmp_path: Path) -> None:
+def test_recordings_and_worlds_are_read_back_as_written(recording: Recording, world: World, tmp_path: Path) -> None:
     write_recording(tmp_path / "r.npz", recording)
     back = read_recording(tmp_path / "r.npz")
     np.testing.assert_allclose(back.points_m[1], recording.points_m[1], atol=1 / 200)
     np.testing.assert_array_equal(back.still[2], recording.still[2])
-    world = world_of(recording)
     write_world(tmp_path / "w.npz", world)
     again = read_world(tmp_path / "w.npz")
     np.testing.assert_array_equal(again.dense, world.dense)
@@ -207,8 +211,7 @@ def test_recordings_and_worlds_are_read_back_as_written(recording: Recording, tm
         np.testing.assert_array_equal(one.keypoints_m, other.keypoints_m)
 
 
-def test_places_of_a_batch_are_where_two_scans_have_a_still_keypoint(recording: Recording) -> None:
-    world = world_of(recording)
+def test_places_of_a_batch_are_where_two_scans_have_a_still_keypoint(world: World) -> None:
     assert not all(view.still.all() for view in world.views)  # traffic is in view
     places = draw_places(world, [0, 1, 2], np.random.default_rng(0), 50)
     assert places.shape[1] == 50
