@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from registration.scene_columns import Columns, Shapes, cell_keys, columns_of, groups_of, shapes_of
+from registration.scene_columns import Columns, Shapes, columns_of, groups_of, shapes_of
 from registration.scene_graph import (
     CROWN,
     KIND_WEIGHTS,
@@ -33,7 +33,7 @@ from registration.scene_graph import (
     VEHICLE,
     SceneGraph,
 )
-from registration.scene_walls import Nodes, WallConfig, find_corners, find_walls, no_nodes
+from registration.scene_walls import Nodes, WallConfig, along_walls, find_corners, find_walls, no_nodes
 from tercel.core.errors import Rejected
 from tercel.core.geometry import wrap_angle
 from tercel.core.messages import Detections3D, PointCloud
@@ -199,16 +199,16 @@ def _structures(points_m: Array, heights_m: Array, config: NodeConfig) -> Iterat
     if not len(points_m):
         return
     columns = columns_of(points_m, heights_m, config.cell_m)
-    walls, in_wall = find_walls(columns, WallConfig(max_range_m=config.max_range_m, cell_m=config.cell_m))
+    walls = find_walls(columns, WallConfig(max_range_m=config.max_range_m, cell_m=config.cell_m))
     yield walls
     yield find_corners(walls)
     slab = (heights_m > config.ground_m) & (heights_m < config.head_m)
     low = columns_of(points_m[slab], heights_m[slab], config.cell_m)
-    low = low.take(~np.isin(cell_keys(low.cells), cell_keys(columns.cells[in_wall])))
+    low = low.take(~along_walls(low.xy_m, walls))
     yield from _poles_and_things(low, columns, config)
     above = heights_m >= config.head_m
     high = columns_of(points_m[above], heights_m[above], config.cell_m)
-    high = high.take(~np.isin(cell_keys(high.cells), cell_keys(columns.cells[in_wall])))
+    high = high.take(~along_walls(high.xy_m, walls))
     yield _crowns(high, config)
 
 

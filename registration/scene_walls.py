@@ -49,9 +49,9 @@ def no_nodes() -> Nodes:
     return Nodes(np.zeros(0, np.uint8), np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0))
 
 
-def find_walls(columns: Columns, config: WallConfig) -> tuple[Nodes, Array]:
-    """Wall segments, and which columns (C,) belong to one."""
-    in_wall, found = np.zeros(len(columns.points), bool), list[Any]()
+def find_walls(columns: Columns, config: WallConfig) -> Nodes:
+    """Wall segments among columns."""
+    found = list[Any]()
     tall = np.flatnonzero(columns.high_m - columns.low_m > config.rise_m)
     xy = columns.xy_m[tall]
     bins = int(2.0 * config.max_range_m / _OFFSET_M) + 2
@@ -71,10 +71,9 @@ def find_walls(columns: Columns, config: WallConfig) -> tuple[Nodes, Array]:
         free[members] = False
         if line is not None:
             found.append((*line, members))
-            in_wall[tall[members]] = True
     if not found:
-        return no_nodes(), in_wall
-    return _wall_nodes(found, columns.take(tall)), in_wall
+        return no_nodes()
+    return _wall_nodes(found, columns.take(tall))
 
 
 def _longest_run(xy: Array, free: Array, normal: Array, offset: float, config: WallConfig) -> tuple[Any, Array]:
@@ -124,6 +123,20 @@ def _wall_nodes(found: list[Any], tall: Columns) -> Nodes:
         np.arctan2(normals_seen[:, 1], normals_seen[:, 0]),
         KIND_WEIGHTS[WALL] * np.clip(lengths / 8.0, 0.3, 1.0),
     )
+
+
+def along_walls(xy_m: Array, walls: Nodes) -> Array:
+    """Which places (N, 2) lie on a wall or on its continuation.
+
+    Where a wall is far away or seen at a grazing angle, its columns are too low to be part of it. Left to themselves
+    they would make poles where the scan's rings cross it, which move with the sensor: in a tunnel, a false witness.
+    """
+    normals = np.stack([np.cos(walls.yaws_rad), np.sin(walls.yaws_rad)], axis=1)
+    gap = xy_m[:, None, :] - walls.centers_m[None, :, :2]
+    across = np.abs((gap * normals).sum(axis=2))
+    along = np.abs(gap[..., 1] * normals[:, 0] - gap[..., 0] * normals[:, 1])
+    result: Array = ((across < 0.4) & (along < walls.sizes_m[:, 0] + 2.0)).any(axis=1)
+    return result
 
 
 def find_corners(walls: Nodes) -> Nodes:

@@ -9,7 +9,7 @@ match by GICP, as a robot can that has both clouds.
 
 Worlds: kitti (drive 0005, from TERCEL_DATA, else from shared/data beside the repository) and simulated ones, none of
 whose seeds the confidence was fitted to. The drive has two references: "gps" is its satellite and inertial poses, whose
-distances are 5 % longer or shorter than what laser scans measure (1.2 m in 21 m), and "scans" is scan-to-map odometry.
+distances differ by 5 % from what laser scans measure (1.2 m in 21 m), and "scans" is scan-to-map odometry.
 Times are of this process's CPU on one thread, medians.
 """
 

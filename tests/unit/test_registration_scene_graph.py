@@ -322,6 +322,24 @@ def test_robots_in_two_places_are_told_so() -> None:
         assert match.confidence < 0.5
 
 
+def test_a_tunnel_names_no_place_along_itself() -> None:
+    """The scan's rings cross its walls at the same places wherever the sensor is."""
+    azimuth, elevation = np.meshgrid(
+        np.linspace(-np.pi, np.pi, 720, endpoint=False), np.radians(np.linspace(-15, 15, 16))
+    )
+    x, y, z = (
+        axis.ravel()
+        for axis in (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
+    )
+    ranges_m = np.minimum(4.0 / np.maximum(np.abs(y), 1e-3), np.where(z > 0, 3.0, 1.5) / np.maximum(np.abs(z), 1e-3))
+    graphs = []
+    for seed in (1, 2):
+        noisy_m = ranges_m + np.random.default_rng(seed).normal(0.0, 0.02, len(ranges_m))
+        graphs.append(build_scene_graph(cloud_of((np.stack([x, y, z], 1) * noisy_m[:, None]).astype(np.float32))))
+    assert (graphs[0].kinds == WALL).sum() >= 2
+    assert not match_scene_graphs(*graphs).converged
+
+
 @pytest.mark.parametrize(
     ("config", "wrong"),
     [(NodeConfig, {"cell_m": 0.0}), (NodeConfig, {"max_range_m": 1.0}), (NodeConfig, {"max_range_m": np.nan}),
