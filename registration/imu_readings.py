@@ -26,9 +26,10 @@ from registration.inertial import (
     SPEED,
     InertialState,
     Readings,
+    lidar_jacobian,
 )
 from tercel.core.errors import Rejected
-from tercel.core.geometry import inverse, so3_exp
+from tercel.core.geometry import inverse, skew, so3_exp
 
 Array = NDArray[Any]
 
@@ -110,8 +111,8 @@ class ImuBuffer:
     def between(self, start_ns: int, end_ns: int, coast_radps: Array) -> Readings:
         """The readings from start_ns to end_ns as intervals between them.
 
-        Values at the ends are interpolated; where one end has no reading beyond it, the nearest reading is held for up
-        to max_gap_s. coast_radps (3,): the gyroscope's value where there is no reading.
+        Values at the ends are interpolated; where one end has no reading beyond it, the nearest reading is held, but
+        for no longer than max_gap_s. coast_radps (3,): the gyroscope's value where there is no reading.
         """
         config = self.config
         stamps_s, gyro, accel = self.since(start_ns)
@@ -128,7 +129,9 @@ class ImuBuffer:
         after = np.searchsorted(stamps_s, middle)
         before_s = np.where(after > 0, stamps_s[np.maximum(after - 1, 0)], stamps_s[0])
         after_s = np.where(after < len(stamps_s), stamps_s[np.minimum(after, len(stamps_s) - 1)], stamps_s[-1])
-        outside = np.maximum(stamps_s[0] - ends[:-1], ends[1:] - stamps_s[-1])
+        outside = np.where(
+            middle < stamps_s[0], stamps_s[0], np.where(middle > stamps_s[-1], duration_s - stamps_s[-1], 0)
+        )
         felt = np.maximum(after_s - before_s, outside) <= config.max_gap_s
         saturated = self._at_the_end(at[:-1]) | self._at_the_end(at[1:])
         return _marked(config, seconds, mean, felt, saturated, coast_radps)
@@ -196,14 +199,15 @@ def is_at_rest(gyro_radps: Array, accel_mps2: Array) -> bool:
 
 
 def initial_belief(
-    gyro_radps: Array, accel_mps2: Array, imu_T_lidar: Array, config: ImuConfig
+    gyro_radps: Array, accel_mps2: Array, imu_T_lidar: Array, config: ImuConfig, extrinsic_variance: Array | None = None
 ) -> tuple[InertialState, Array, bool]:
     """State, covariance (23, 23) and whether the IMU seems at rest, from the first readings (M, 3), M may be 0.
 
     The LiDAR is at the odometry frame's origin, along its axes. At rest the mean of the gyroscope is its bias and that
     of the accelerometer shows where up is, wrong by the accelerometer's own bias: the two errors are correlated. In
     motion the bias is taken as 0, and up may be 20 degrees off. The velocity is unknown in both cases: steady motion
-    looks like rest.
+    looks like rest. extrinsic_variance (6,): of imu_T_lidar's tangent, None for a known one. As the LiDAR is where it
+    is, an error of it is one of the IMU's pose, the other way round, and so one of the level frame.
     """
     at_rest = is_at_rest(gyro_radps, accel_mps2)
     odom_R_imu = inverse(imu_T_lidar)[:3, :3]
@@ -227,8 +231,14 @@ def initial_belief(
     covariance[ACCEL_BIAS, LEVEL] = covariance[LEVEL, ACCEL_BIAS].T
     covariance[LEVEL, LEVEL] = np.eye(2) * (0.01 if at_rest else 0.35) ** 2
     covariance[LEVEL, LEVEL] += tilt_by_bias @ tilt_by_bias.T * config.accel_bias_mps2**2
-    covariance[EXTRINSIC, EXTRINSIC] = 0.0
     covariance[POSITION, POSITION] = covariance[ROTATION, ROTATION] = np.eye(3) * 1e-8
+    if extrinsic_variance is not None:
+        by_extrinsic = np.zeros((SIZE, 6))
+        by_extrinsic[EXTRINSIC] = np.eye(6)
+        by_extrinsic[:6] = -np.linalg.inv(lidar_jacobian(state)[:, :6])
+        felt = odom_R_level.T @ odom_R_imu @ skew(up) / max(float(np.linalg.norm(up)), _NO_SECONDS)
+        by_extrinsic[LEVEL] = felt[[1, 0]] * np.array([[1.0], [-1.0]]) @ by_extrinsic[ROTATION]
+        covariance += by_extrinsic @ np.diag(extrinsic_variance) @ by_extrinsic.T
     return state, covariance, at_rest
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from registration.imu_readings import ImuBuffer, ImuConfig, initial_belief
 from registration.inertial import (
-    EXTRINSIC,
     SIZE,
     InertialState,
     Propagation,
@@ -246,12 +245,12 @@ class InertialOdometry:
         """Begin a map with this sweep: at the origin, or, after a long break, where the state was left."""
         seconds, gyro, accel = self._readings.since(reference_ns)
         first = (seconds <= 0.0) & (seconds > -INITIAL_S)
-        state, covariance, at_rest = initial_belief(gyro[first], accel[first], self._imu_T_lidar, self.config)
+        config = self.config
+        variance = np.square(np.repeat([config.extrinsic_m, config.extrinsic_rad], 3))
+        state, covariance, at_rest = initial_belief(gyro[first], accel[first], self._imu_T_lidar, config, variance)
         thinned = self._thin(self._turned_back(points_m, times_s, state, reference_ns))
         if thinned is None:
             raise Rejected("too few usable points")
-        scale = np.repeat([self.config.extrinsic_m, self.config.extrinsic_rad], 3)
-        covariance[EXTRINSIC, EXTRINSIC] = np.diag(scale**2)
         status: Status = "started"
         if self.state is not None:
             state, status = _moved_to(state, self.state), "restarted"
