@@ -35,7 +35,7 @@ Array = NDArray[Any]
 
 _MIN_STRUCTURE = 30  # points that stand on the ground
 _ITERATIONS = 15  # of each pass of a refinement
-_BEYOND_DOUBT = 0.99
+_BEYOND_DOUBT = 0.95
 _HYPOTHESES = 4
 _FEATURE_NEIGHBOURS = 60
 _FINAL_REACH_M = 1.0

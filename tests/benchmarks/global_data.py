@@ -36,6 +36,7 @@ REAL = ("drive 0005", "small_gicp pair")
 TIMES_S = np.arange(4.0, 44.0, 0.5)
 PERIOD_NS = 100_000_000
 _STREAM = 41
+_CLOSEST = 20  # a pair is one of so many whose distance is nearest to the wanted one
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +64,11 @@ def pairs(name: str, count: int, *, seed: int, within_m: float = 20.0) -> list[P
     found = []
     for k in range(count):
         wanted = (k + rng.random()) / count * within_m
-        near = np.argwhere((np.abs(apart - wanted) < 0.75) & (apart < within_m) & (apart > 0.0))
-        i, j = near[rng.integers(len(near))]
+        close = np.where((apart < within_m) & (apart > 0.0), np.abs(apart - wanted), np.inf)
+        i, j = divmod(int(np.argsort(close, axis=None, kind="stable")[rng.integers(_CLOSEST)]), len(poses))
         turned_T_sensor = from_rotation_translation(rotation_about_z(rng.uniform(0.0, 2.0 * np.pi)), np.zeros(3))
         truth = inverse(poses[i]) @ poses[j] @ inverse(turned_T_sensor)
-        found.append(Pair(read(int(i)), transform_points(turned_T_sensor, read(int(j))), truth, float(apart[i, j])))
+        found.append(Pair(read(i), transform_points(turned_T_sensor, read(j)), truth, float(apart[i, j])))
     return found
 
 
