@@ -31,7 +31,7 @@ _SHIFT = 60  # cells, the largest shift looked at
 _BLOCK = 10  # cells; the best shift of each block of shifts is kept
 _YAW_STEPS = 180
 _BLUR_CELLS, _HIGH_PASS_PER_CELL = 0.7, 0.03
-_PRIOR_CELLS = 30.0  # keeps a slab that holds next to nothing from deciding
+_PRIOR_CELLS = 10.0  # keeps a slab that holds next to nothing from deciding
 _APART_RAD, _APART_M = np.radians(5.0), 4.0  # nearer peaks are one
 
 

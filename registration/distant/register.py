@@ -2,8 +2,9 @@
 
 1. Both scans are made upright and equally dense (structure).
 2. Candidates: the poses at which both look alike from above (correlation), and, if asked for, those on which matched
-   descriptors of keypoints agree (matching).
-3. Each is refined by local registration, the first few peaks of the correlation being a metre and a degree off.
+   descriptors of keypoints agree (matching). In rows of trees dozens of poses look alike from above, so that many are
+   taken and a short list is made: the best few by correlation, and the best few by step 4, which costs next to nothing.
+3. Each of the list is refined by local registration; peaks of the correlation are a metre and a degree off.
 4. Each is held against what the two scans saw through (visibility). The most credible one wins, and its credibility
    is the confidence.
 
@@ -32,10 +33,12 @@ Descriptor = Literal["classical", "learned"]
 
 # A logistic fit on pairs from simulated worlds, right candidates against wrong ones and pairs of different worlds:
 # tests/benchmarks/bench_distant.py --fit prints these two numbers.
-CONFIDENCE_SLOPE, CONFIDENCE_MIDDLE = 30.0, 0.73
+CONFIDENCE_SLOPE, CONFIDENCE_MIDDLE = 30.0, 0.70
 THRESHOLD = 0.5
-_PEAKS, _HYPOTHESES = 3, 2
-_PRIOR_POINTS = 100  # contradicting ones that are always added: a handful that agree prove nothing
+_PEAKS, _BY_SCORE, _BY_CREDIT = 40, 2, 2
+_HYPOTHESES = 3
+_PRIOR_POINTS = 200  # contradicting ones that are always added: a handful that agree prove nothing
+_MAX_RESIDUAL_M = 0.3  # point to plane; right poses leave 0.05 to 0.15
 _HEIGHT_SLACK_M, _TILT_SLACK_RAD = 3.0, np.radians(8.0)
 
 
@@ -84,19 +87,15 @@ def candidates(
         target, source = prepare(target_m), prepare(source_m)
     except Rejected:
         return []
+    sides = _Side.of(target_m, target), _Side.of(source_m, source)
     guesses: list[Array] = []
     if correlation:
-        guesses += [peak.target_T_source for peak in correlate(target.scene, source.scene, count=_PEAKS)]
+        peaks = [peak.target_T_source for peak in correlate(target.scene, source.scene, count=_PEAKS)]
+        guesses += _short_list(*sides, [_between_sensors(target, source, peak) for peak in peaks])
     if descriptor is not None:
-        guesses += _from_descriptors(target, source, descriptor)
-    target_view, source_view = view_of(target_m), view_of(source_m)
-    refined = []
-    for level_guess in guesses:
-        guess = inverse(target.scene.level_T_sensor) @ level_guess @ source.scene.level_T_sensor
-        candidate = _judged(target, source, target_view, source_view, guess)
-        if candidate is not None:
-            refined.append(candidate)
-    return refined
+        guesses += [_between_sensors(target, source, pose) for pose in _from_descriptors(target, source, descriptor)]
+    refined = [_judged(*sides, guess) for guess in guesses]
+    return [candidate for candidate in refined if candidate is not None]
 
 
 def credit(agreed: Agreement) -> float:
@@ -121,13 +120,42 @@ def _from_descriptors(target: Prepared, source: Prepared, descriptor: Descriptor
     return [transform for transform, _ in found]
 
 
-def _judged(target: Prepared, source: Prepared, target_view: View, source_view: View, guess: Array) -> Candidate | None:
+def _between_sensors(target: Prepared, source: Prepared, level_T_level: Array) -> Array:
+    """A pose between the level frames as one between the sensors' frames."""
+    return inverse(target.scene.level_T_sensor) @ level_T_level @ source.scene.level_T_sensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One scan in its sensor's frame: what stands on the ground (N, 3), all of it (M, 3), thinned, and its view."""
+
+    structure_m: Array
+    whole_m: Array
+    view: View
+
+    @classmethod
+    def of(cls, points_m: Array, prepared: Prepared) -> _Side:
+        sensor_T_level = inverse(prepared.scene.level_T_sensor)
+        structure_m = transform_points(sensor_T_level, prepared.scene.structure_m)
+        ground_m = transform_points(sensor_T_level, prepared.scene.ground_m)
+        return cls(structure_m, np.concatenate([structure_m, ground_m]), view_of(points_m))
+
+
+def _short_list(target: _Side, source: _Side, guesses: list[Array]) -> list[Array]:
+    """Of guesses, best first, the first few and the few that are contradicted least; each once."""
+    ours, theirs = target.structure_m[::2], source.structure_m[::2]
+    credited = [credit(agreement(target.view, source.view, ours, theirs, guess)) for guess in guesses]
+    by_credit = np.argsort(-np.array(credited), kind="stable")[:_BY_CREDIT].tolist()
+    first = list(range(min(_BY_SCORE, len(guesses))))
+    return [guesses[k] for k in first + [k for k in by_credit if k not in first]]
+
+
+def _judged(target: _Side, source: _Side, guess: Array) -> Candidate | None:
     """The guess, refined on the thinned scans and held against both views; None if the refinement fails."""
-    target_m, source_m = _whole(target), _whole(source)
-    local = register_local(target_m, source_m, guess)
-    if not local.converged or _leaves(guess, local.target_T_source):
+    local = register_local(target.whole_m, source.whole_m, guess)
+    if not local.converged or local.rmse_m > _MAX_RESIDUAL_M or _leaves(guess, local.target_T_source):
         return None
-    agreed = agreement(target_view, source_view, _standing(target), _standing(source), local.target_T_source)
+    agreed = agreement(target.view, source.view, target.structure_m, source.structure_m, local.target_T_source)
     return Candidate(local, agreed, confidence_of(agreed))
 
 
@@ -136,14 +164,3 @@ def _leaves(guess: Array, found: Array) -> bool:
     moved = inverse(guess) @ found
     tilt_rad = np.arccos(np.clip(moved[2, 2], -1.0, 1.0))
     return bool(np.linalg.norm(moved[:3, 3]) > _HEIGHT_SLACK_M or tilt_rad > _TILT_SLACK_RAD)
-
-
-def _standing(prepared: Prepared) -> Array:
-    """The structure (N, 3) in the sensor's frame."""
-    return transform_points(inverse(prepared.scene.level_T_sensor), prepared.scene.structure_m)
-
-
-def _whole(prepared: Prepared) -> Array:
-    """Structure and ground (N, 3) in the sensor's frame."""
-    level_m = np.concatenate([prepared.scene.structure_m, prepared.scene.ground_m])
-    return transform_points(inverse(prepared.scene.level_T_sensor), level_m)
