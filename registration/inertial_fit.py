@@ -117,13 +117,15 @@ def _normal_equations(
     Distances count if the normals agree, and by Tukey's weights, width_m wide at least. With m a partner's normal in
     the LiDAR's frame and p the point, a distance changes by [m, p x m] . xi under odom_T_lidar @ se3_exp(xi).
     """
-    points = scan.points()[:, :3]
+    cloud, tree, points = local_map.cloud, local_map.tree, scan.points()[:, :3]
+    if cloud is None or tree is None:
+        raise ValueError("the map is empty")
     moved = transform_points(odom_T_lidar, points)
-    indices, squared = local_map.tree.batch_nearest_neighbor_search(moved)
+    indices, squared = tree.batch_nearest_neighbor_search(moved)
     near = np.flatnonzero(np.asarray(squared) < match_m**2)
     partners = np.asarray(indices)[near]
-    normals = local_map.cloud.normals()[partners, :3]
-    residuals = np.einsum("ij,ij->i", moved[near] - local_map.cloud.points()[partners, :3], normals)
+    normals = cloud.normals()[partners, :3]
+    residuals = np.einsum("ij,ij->i", moved[near] - cloud.points()[partners, :3], normals)
     turned = np.einsum("ij,jk->ik", normals, odom_T_lidar[:3, :3])
     agreeing = np.abs(np.einsum("ij,ij->i", turned, scan.normals()[near, :3])) > _AGREEING_NORMALS
     if not agreeing.any():

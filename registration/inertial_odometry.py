@@ -196,7 +196,8 @@ class InertialOdometry:
 
         m^2 and rad^2, x y z rx ry rz in the sensor's frame. Zero at the first sweep, which defines the frame.
         """
-        return self._covariance + self._drift
+        result: Array = self._covariance + self._drift
+        return result
 
     def undistorted(self, points_m: Array, time_offset_s: Array) -> Array:
         """Points (N, 3) of the last sweep as seen at its stamp; as they are where the time or the way is not known."""
@@ -204,7 +205,8 @@ class InertialOdometry:
             return points_m
         late_s = (self._reference_ns - self._stamp_ns) * 1e-9
         stamp_T_lidar = inverse(self._path.at(-late_s)) @ self._path.reference_T_lidar
-        result, timed = points_m.copy(), np.abs(time_offset_s) <= MAX_SWEEP_S
+        result: Array = points_m.copy()
+        timed = np.abs(time_offset_s) <= MAX_SWEEP_S
         times_s = time_offset_s[timed].astype(np.float64) - late_s
         result[timed] = undistort(points_m[timed], times_s, self._path.times_s, stamp_T_lidar)
         return result

@@ -118,7 +118,7 @@ def record(
     hall: tuple[Array, Array],
     boxes: list[tuple[float, ...]],
     noise: ImuNoise,
-    columns: int = 240,
+    columns: int = 200,
     reach_m: float = 40.0,
 ) -> Recorded:
     """A recording of so many seconds."""
@@ -132,14 +132,14 @@ def record(
 
 @cache
 def flight() -> Recorded:
-    """Eight seconds through the room."""
-    return record(FLIGHT, 8.0, ROOM, FURNITURE, ImuNoise())
+    """Six seconds through the room."""
+    return record(FLIGHT, 6.0, ROOM, FURNITURE, ImuNoise())
 
 
 @cache
 def drive() -> Recorded:
     """Away from a tunnel's portal; the LiDAR sees 8 m, and so nothing but bare walls in the end."""
-    return record(DRIVE, 7.5, TUNNEL, PORTAL, ImuNoise(), columns=180, reach_m=8.0)
+    return record(DRIVE, 7.2, TUNNEL, PORTAL, ImuNoise(), columns=150, reach_m=8.0)
 
 
 def feed(
