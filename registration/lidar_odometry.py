@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -33,7 +32,7 @@ class LidarOdometry(Component):
     The covariance is of the pose in the odometry frame: it grows with the way (ScanToMapOdometry.pose_covariance).
     Velocities are None until two scans have been matched, and after the map had to be found or begun anew. deskewed is
     the cloud as one instant, its stamp, would have seen it: what else looks at clouds on a moving robot wants that one.
-    Counted are the scans in bad health (degraded, lost) and those at which a lost sensor was recovered or restarted.
+    Counted are the poses by their health (OdometryResult.health).
     """
 
     Config = LidarOdometryConfig
@@ -45,7 +44,7 @@ class LidarOdometry(Component):
         super().__init__(config, models)
         self._odometry = ScanToMapOdometry(self.config)
         self._frame_id: str | None = None
-        self._counted: Counter[str] = Counter()
+        self._counted = {"tracking": 0, "degraded": 0, "lost": 0}
 
     @on(cloud)
     def step(self, cloud: PointCloud) -> Outputs:
@@ -53,7 +52,7 @@ class LidarOdometry(Component):
         if cloud.frame_id != (self._frame_id or cloud.frame_id):
             raise Rejected("frame changed within the stream")
         result = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
-        self._count(result)
+        self._counted[result.health] += 1
         odometry = Odometry(
             stamp_ns=cloud.stamp_ns,
             frame_id=self.config.odom_frame,
@@ -67,19 +66,13 @@ class LidarOdometry(Component):
         return {"odometry": odometry, "deskewed": self._deskewed(cloud, result)}
 
     def counters(self) -> Mapping[str, int]:
-        """How many scans were degraded, lost, recovered and restarted."""
-        return self._counted
+        """How many poses there were, and of these how many tracking, degraded and lost."""
+        return {"poses": sum(self._counted.values()), **self._counted}
 
     def map_points_m(self) -> Array | None:
         """The map that scans are matched with now, in the odometry frame: the last keyframes, thinned."""
         cloud = self._odometry.map.cloud
         return None if cloud is None else np.array(cloud.points()[:, :3])
-
-    def _count(self, result: OdometryResult) -> None:
-        if result.health != "tracking":
-            self._counted[result.health] += 1
-        if result.status in ("recovered", "restarted"):
-            self._counted[result.status] += 1
 
     def _deskewed(self, cloud: PointCloud, result: OdometryResult) -> PointCloud:
         """The cloud without the sensor's own motion, as far as that is known; the same points in the same order."""
