@@ -9,8 +9,9 @@ Tercel's odometry without the IMU. All three deskew. kiss-icp's poses are held a
 sweep that suits them best, the others' against that of the stamp.
 
 ATE is evo's after alignment, RPE over 1 and 10 sweeps. NEES: median of the squared error over the covariance in the
-odometry frame, drift included (5.3 if it is exact); and the largest errors of the biases at the end. EuRoC MH_01: the filter is given the true poses at 10 Hz, 5 mm and 2 mrad uncertain, and after
-each of them predicts a second ahead from the readings alone; beside it the constant velocity of the last 0.1 s.
+odometry frame, drift included (5.3 if it is exact); and the largest errors of the biases at the end. EuRoC MH_01: the
+filter is given the true poses at 10 Hz, 5 mm and 2 mrad uncertain, and after each fifth of them predicts a second ahead
+from the readings alone; beside it the constant velocity of the last 0.1 s.
 """
 
 from __future__ import annotations
