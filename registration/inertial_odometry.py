@@ -67,7 +67,7 @@ class InertialOdometryConfig(MapConfig, ImuConfig):
     match_m: float = 0.5
     min_points: int = 50
     min_overlap: float = 0.3
-    good_overlap: float = 0.5
+    good_overlap: float = 0.4
     max_predicted: int = 5
     deskew: bool = True
     bend_m: float = 0.05
