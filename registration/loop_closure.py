@@ -18,6 +18,7 @@ import numpy as np
 import small_gicp
 from numpy.typing import NDArray
 
+from registration.distant.register import register_distant
 from registration.keyframes import Keyframe, Recorded
 from registration.local import Registration, register_local
 from registration.place import PlaceMatches, compare, describe_aside, ground_height_m
@@ -33,6 +34,7 @@ _ABOVE_GROUND_M = 0.5
 _SAME_POINT_M = 0.6
 _CLEARLY = 0.9
 _MIN_OPINIONS = 150
+_SPREAD_M = 8.0  # between keyframes that are tried without a guess
 # Of right alignments up to 1.7 % is contradicted (64 beams, 14 m apart) and 0.4 to 0.8 are inliers; of wrong ones at
 # least 1.8 % (another row of the same orchard) and up to 0.42.
 _PER_CONTRADICTION, _EVEN_CONTRADICTION = 3.0, 0.014
@@ -50,6 +52,7 @@ class LoopConfig:
     min_way_m: keyframes of one recording with less of a way between them are no loop.
     reach_m: how far the alignment looks at first. voxel_m: grid that thins the scans for it.
     min_confidence: of a loop.
+    distant_keyframes: of each recording, how many are tried where places find nothing; distant_loops: enough of them.
     slack_m, slack_rad, slack_share, slack_rad_per_m: how far two loops may differ, and more for each metre between.
     """
 
@@ -62,6 +65,8 @@ class LoopConfig:
     reach_m: float = 4.0
     voxel_m: float = 0.5
     min_confidence: float = 0.5
+    distant_keyframes: int = 6
+    distant_loops: int = 6
     slack_m: float = 0.4
     slack_rad: float = 0.02
     slack_share: float = 0.02
@@ -136,6 +141,42 @@ def find_loops(
     return loops
 
 
+def find_distant_loops(
+    known: Recorded, asking: Recorded, config: LoopConfig | None = None, progress: Progress = lambda _share: None
+) -> list[Loop]:
+    """Loops between keyframes that are far from each other, up to some 30 m, by registration.distant without a guess.
+
+    For recordings that never came near each other, where descriptors find nothing: keyframes spread over either are
+    tried with each other, a second a pair, until config.distant_loops are found. Each is found by itself, so that
+    those which agree confirm each other.
+    """
+    config = LoopConfig() if config is None else config
+    rows = [_spread(recorded, config.distant_keyframes) for recorded in (known, asking)]
+    tries = [(a, b) for a in rows[0] for b in rows[1]]
+    loops: list[Loop] = []
+    for done, (a, b) in enumerate(tries):
+        progress(done / len(tries))
+        if len(loops) == config.distant_loops:
+            break
+        known_m, asked_m = known.keyframes[a].points_m, asking.keyframes[b].points_m
+        found = register_distant(known_m, asked_m)
+        if found.converged and found.local is not None and found.local.status == "converged":
+            share = agree(known_m, asked_m, found.target_T_source).share
+            loops.append(Loop(a, b, found.target_T_source, found.local.covariance, 0.0, share, found.confidence))
+    progress(1.0)
+    return loops
+
+
+def _spread(recorded: Recorded, count: int) -> list[int]:
+    """Up to `count` keyframes, evenly along the way, the first and the last among them; fewer on a short way."""
+    if not recorded.keyframes:
+        return []
+    travelled_m = recorded.travelled_m
+    wanted_m = np.linspace(0.0, travelled_m[-1], min(count, 1 + int(travelled_m[-1] / _SPREAD_M)))
+    nearest = np.abs(travelled_m[:, None] - wanted_m[None]).argmin(axis=0)
+    return [int(row) for row in np.unique(nearest)]
+
+
 def candidates(matches: PlaceMatches, config: LoopConfig) -> list[tuple[int, int]]:
     """Pairs (asked, known) that are worth a try, the most alike first."""
     rank = np.argsort(np.argsort(-matches.score, axis=1, kind="stable"), axis=1, kind="stable")
@@ -201,9 +242,9 @@ def _opinions(seen_m: Array, points_m: Array) -> Agreement:
 def _clear_ranges(seen_m: Array) -> Array:
     """(rows * columns,) how far a scan saw in each direction at least, its neighbours included; inf where nothing was
     seen, of which nothing is known."""
-    image = np.full(_ROWS * _COLUMNS, np.inf)
-    np.minimum.at(image, _pixels(seen_m), np.linalg.norm(seen_m, axis=1))
-    image = image.reshape(_ROWS, _COLUMNS)
+    cells = np.full(_ROWS * _COLUMNS, np.inf)
+    np.minimum.at(cells, _pixels(seen_m), np.linalg.norm(seen_m, axis=1))
+    image: Array = cells.reshape(_ROWS, _COLUMNS)
     known = np.isfinite(image)
     nearest = np.pad(image, ((1, 1), (0, 0)), constant_values=np.inf)
     nearest = np.minimum(np.minimum(nearest[:-2], nearest[1:-1]), nearest[2:])
@@ -246,9 +287,11 @@ def consistent(
     config = LoopConfig() if config is None else config
     if known is asking:
         loops = [loop for loop in loops if _odometry_allows(loop, known, config)]
-    if len(loops) < 2:
-        return list(loops)
-    cliques = large_cliques(_pairwise(loops, known, asking, config), seeds=10)
+    if not loops:
+        return []
+    cliques = large_cliques(_pairwise(loops, known, asking, config), seeds=10) if len(loops) > 1 else []
+    if not cliques:  # no two agree
+        return [max(loops, key=lambda loop: loop.confidence)]
     best = max(cliques, key=lambda clique: sum(loops[k].confidence for k in clique.tolist()))
     return [loops[k] for k in sorted(best.tolist())]
 
@@ -267,7 +310,8 @@ def _pairwise(loops: Sequence[Loop], known: Recorded, asking: Recorded, config: 
     way_m = np.abs(known.travelled_m[a][:, None] - known.travelled_m[a][None])
     way_m = way_m + np.abs(asking.travelled_m[b][:, None] - asking.travelled_m[b][None])
     closes = _is_small(around, way_m, config)
-    return (closes & closes.T & ~np.eye(len(loops), dtype=bool)).astype(np.float32)
+    graph: Array = (closes & closes.T & ~np.eye(len(loops), dtype=bool)).astype(np.float32)
+    return graph
 
 
 def _odometry_allows(loop: Loop, recorded: Recorded, config: LoopConfig) -> bool:

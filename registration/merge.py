@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registration.keyframes import Recorded
-from registration.loop_closure import Loop, LoopConfig, consistent, find_loops, loop_edges, odometry_edges
+from registration.loop_closure import (
+    Loop,
+    LoopConfig,
+    consistent,
+    find_distant_loops,
+    find_loops,
+    loop_edges,
+    odometry_edges,
+)
 from registration.pose_graph import Edges, marginal_covariance, optimise
 from tercel.core.geometry import inverse
 
@@ -94,8 +102,11 @@ def merge(
 ) -> Merged:
     """Put B into A's frame, or say that they do not overlap. progress gets the share of the work that is done."""
     config = MergeConfig() if config is None else config
-    between = find_loops(a, b, config.loops, lambda share: progress(0.5 * share))
+    between = find_loops(a, b, config.loops, _part(progress, 0.0))
     loops = consistent(between, a, b, config.loops)
+    if len(loops) < config.min_loops:
+        between += find_distant_loops(a, b, config.loops, _part(progress, 0.25))
+        loops = consistent(between, a, b, config.loops)
     confidence = confidence_of(loops, len(between))
     if len(loops) < config.min_loops or confidence < config.min_confidence:
         return _apart(_reason(a, b, len(between), loops, config), confidence, len(between))

@@ -94,17 +94,16 @@ class MergeRun:
         }
 
     def _loops(self, loops: list[Loop], known: int, asked: int) -> list[dict[str, Any]]:
-        stamps_ns = [self.stamp_ns(k, loop) for loop in loops for k, loop in ((known, loop.known), (asked, loop.asked))]
         return [
             {
-                "known_stamp_ns": first,
-                "asked_stamp_ns": second,
+                "known_stamp_ns": self.stamp_ns(known, loop.known),
+                "asked_stamp_ns": self.stamp_ns(asked, loop.asked),
                 "known_T_asked": loop.known_T_asked.tolist(),
                 "confidence": loop.confidence,
                 "agreement": loop.agreement,
                 "score": loop.score,
             }
-            for loop, first, second in zip(loops, stamps_ns[::2], stamps_ns[1::2], strict=True)
+            for loop in loops
         ]
 
     def stamp_ns(self, index: int, keyframe: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from registration.global_ import GlobalRegistration
 from registration.keyframes import KeyframeConfig, Recorded, Scan, record
+from registration.local import Registration
 from registration.loop_closure import Loop, LoopConfig, agree, consistent, find_loops
 from registration.merge import MergeConfig, Merged, close_loops, merge
 from registration.trajectory_files import read_trajectory
@@ -33,6 +36,8 @@ from tests.unit.merge_scenes import drive, street_scan
 Array = NDArray[Any]
 
 DRIFT = np.array([0.01, 0.004, 0.002, 0.0001, 0.0002, 0.0006])
+NEARBY = MergeConfig(loops=LoopConfig(distant_keyframes=1))
+"""Registration without a guess takes a second a pair: one pair is enough where it is not what is tested."""
 THERE = np.arange(0.0, 36.0, 2.5)
 BACK = np.arange(52.0, 16.0, -2.5)
 
@@ -99,12 +104,51 @@ def test_what_does_not_overlap_is_not_merged(
 ) -> None:
     a = there_and_back[0]
     b, _ = drive(seed, begin_m + THERE[:6], drift=DRIFT)
-    apart = merge(a, b)
+    apart = merge(a, b, NEARBY)
     assert apart.status == "no overlap"
     assert apart.reason
     assert "\n" not in apart.reason
     assert apart.A_T_B is apart.covariance is apart.a_poses is apart.b_poses is None
     assert apart.loops == []
+
+
+def test_recordings_that_never_came_near_each_other_are_merged_without_a_guess(
+    there_and_back: tuple[Recorded, Array, Recorded, Array, Merged], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that knows the truth up to 45 m and gives up beyond: the real one takes a second a pair."""
+    a, a_truth = there_and_back[:2]
+    b, b_truth = drive(1, np.arange(70.0, 46.0, -4.0), lane=1, backwards=True, time_s=9.0, drift=DRIFT)
+    rows = {id(k.points_m): (truth, k.row) for r, truth in ((a, a_truth), (b, b_truth)) for k in r.keyframes}
+
+    def stand_in(target_m: Array, source_m: Array) -> GlobalRegistration:
+        (target_truth, i), (source_truth, j) = rows[id(target_m)], rows[id(source_m)]
+        true = inverse(target_truth[i]) @ source_truth[j]
+        covariance = np.diag(np.repeat([0.05, 0.005], 3) ** 2)
+        local = Registration(true, "converged", 9, 0.3, 0.1, np.linalg.inv(covariance), covariance, np.zeros((0, 6)))
+        return GlobalRegistration(true, 0.8, bool(np.linalg.norm(true[:3, 3]) < 45.0), 0, 100, local)
+
+    monkeypatch.setattr("registration.loop_closure.register_distant", stand_in)
+    merged = merge(a, b)
+    assert merged.status == "merged"
+    assert len(merged.loops) == merged.verified == LoopConfig().distant_loops
+    assert all(loop.score == 0.0 for loop in merged.loops)
+    assert merged.A_T_B is not None
+    off_m, off_deg = error(merged.A_T_B, inverse(a_truth[0]) @ b_truth[0])
+    assert off_m < 0.5
+    assert off_deg < 1.0
+
+
+def test_loops_of_which_no_two_agree_are_one_at_most(
+    there_and_back: tuple[Recorded, Array, Recorded, Array, Merged],
+) -> None:
+    a, _, b, _, merged = there_and_back
+    far = [np.array([20.0 * k, 0.0, 0.0, 0.0, 0.0, 0.0]) for k in range(4)]
+    apart = [
+        replace(loop, known_T_asked=loop.known_T_asked @ se3_exp(off), confidence=0.6 + 0.1 * k)
+        for k, (loop, off) in enumerate(zip(merged.loops, far, strict=False))
+    ]
+    assert consistent(apart, a, b) == [apart[-1]]
+    assert consistent([], a, b) == []
 
 
 def test_a_recording_without_a_usable_scan_is_not_merged(
@@ -274,8 +318,9 @@ def test_the_command_writes_one_frame(
 
 
 def test_the_command_says_in_one_line_that_recordings_do_not_overlap(
-    recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recordings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("registration.merge.find_distant_loops", lambda *_: [])  # a second a pair
     out = tmp_path / "out"
     out.mkdir()
     (out / "b.txt").write_text("stale")
