@@ -15,7 +15,7 @@ thread, so the same clouds give the same bytes, with any seed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from registration.features import fpfh, mutual_matches, surface
 from registration.local import NEIGHBOURS, Registration, align, register_local, thinned
 from registration.robust import hypotheses_from_correspondences
 from tercel.core.errors import Rejected
-from tercel.core.geometry import inverse, transform_points
+from tercel.core.geometry import from_rotation_translation, inverse, transform_points
 
 Array = NDArray[Any]
 
@@ -50,8 +50,7 @@ class GlobalConfig:
     feature_voxel_m, feature_radius_m: the grid and the surroundings of point features; max_keypoints: of each cloud.
     max_points: larger clouds are thinned by ever larger voxels.
     upright: whether to look from above first. features: whether to try point features if that was not credible.
-    target_is_map, source_is_map: the cloud was gathered from many places, so that its origin is nothing special and no
-    free space can be told from it.
+    target_is_map: the target was gathered from many places; its origin is nothing special, and it has no free space.
     """
 
     candidates: int = 6
@@ -64,7 +63,6 @@ class GlobalConfig:
     upright: bool = True
     features: bool = True
     target_is_map: bool = False
-    source_is_map: bool = False
 
     def __post_init__(self) -> None:
         for name in ("refine_voxel_m", "reach_m", "feature_voxel_m", "feature_radius_m"):
@@ -134,15 +132,16 @@ def register_global(
     for points_m in (target_m, source_m):
         if points_m.ndim != 2 or points_m.shape[1] != 3:
             raise ValueError(f"points have shape {points_m.shape}, not (N, 3)")
+    target_T_middle = _middle_of(target_m) if config.target_is_map else np.eye(4)
     try:
-        target = prepared(target_m, config, from_one_place=not config.target_is_map)
-        source = prepared(source_m, config, from_one_place=not config.source_is_map)
+        target = prepared(target_m - target_T_middle[:3, 3], config, from_one_place=not config.target_is_map)
+        source = prepared(source_m, config, from_one_place=True)
     except Rejected:
         return NOTHING_FOUND
     best = _best_candidate(target, source, config)
     if best is None:
         return NOTHING_FOUND
-    return _final(target, source, best)
+    return _final(target, source, best, target_T_middle)
 
 
 def prepared(points_m: Array, config: GlobalConfig, *, from_one_place: bool) -> Cloud:
@@ -233,7 +232,7 @@ def _better(best: _Candidate | None, other: _Candidate | None) -> _Candidate | N
     return other if other.confidence > best.confidence else best
 
 
-def _final(target: Cloud, source: Cloud, best: _Candidate) -> GlobalRegistration:
+def _final(target: Cloud, source: Cloud, best: _Candidate, target_T_middle: Array) -> GlobalRegistration:
     """The best candidate, aligned once more with all its points for a pose with a covariance, and weighed again."""
     pose, confidence = best.target_T_source, best.confidence
     local = register_local(target.points_m, source.points_m, pose, reach_m=_FINAL_REACH_M)
@@ -241,4 +240,12 @@ def _final(target: Cloud, source: Cloud, best: _Candidate) -> GlobalRegistration
         pose = local.target_T_source
         confidence = verification.confidence(verification.evidence(target.view, source.view, pose))
     converged = local.converged and confidence >= verification.THRESHOLD
-    return GlobalRegistration(pose, confidence, converged, best.correspondences, best.inliers, local)
+    local = replace(local, target_T_source=target_T_middle @ local.target_T_source)  # its covariance is the source's
+    return GlobalRegistration(target_T_middle @ pose, confidence, converged, best.correspondences, best.inliers, local)
+
+
+def _middle_of(map_m: Array) -> Array:
+    """A shift (4, 4) to the middle of a map (N, 3), since what is far from a scan's origin is dropped."""
+    usable = map_m[np.isfinite(map_m).all(axis=1)]
+    middle = np.median(usable[:, :2], axis=0) if len(usable) else np.zeros(2)
+    return from_rotation_translation(np.eye(3), np.array([*middle, 0.0]))

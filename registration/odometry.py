@@ -325,9 +325,10 @@ class ScanToMapOdometry:
         nothing = _Alignment(self._odom_T_middle, 0.0, 0, good=False)
         if self.config.recoveries == 0 or self.map.cloud is None:
             return nothing
-        from registration.global_ import register_global  # seldom needed
+        from registration.global_ import GlobalConfig, register_global  # seldom needed
 
-        somewhere = register_global(self.map.cloud.points()[:, :3], dense)
+        map_m, config = self.map.cloud.points()[:, :3], GlobalConfig(target_is_map=True)
+        somewhere = register_global(map_m, dense, config=config)
         found = (
             self._align(scan, somewhere.target_T_source, (self.config.reach_m, self.config.match_m))
             if somewhere.converged

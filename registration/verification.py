@@ -28,6 +28,7 @@ NEAR_M = 0.6  # a partner is no farther than this,
 FLUSH_M = 0.1  # and no farther than this along its normal
 _NEIGHBOURS = 10
 _MAX_STRUCTURE = 8000
+_PRIOR_POINTS = 20  # seen through in any case, so that a handful that was not proves nothing
 
 # What bench_global.py --fit printed: weights of Evidence.features, the constant, and where one wrong in 1000 passes.
 WEIGHTS = np.array([1.19, -4.58])
@@ -50,7 +51,7 @@ class View:
 @dataclass(frozen=True)
 class Evidence:
     """flush: share of the structure that lies flush with the other's, mean of both ways. seen_through: share of the
-    structure that the other sensor could judge and that it looked through, both ways together."""
+    structure that the other sensor could judge and that it looked through, both ways together; 1 if there was none."""
 
     flush: float
     seen_through: float
@@ -74,15 +75,16 @@ def view_of(points_m: Array, structure_m: Array, *, from_one_place: bool = True)
 
 
 def evidence(target: View, source: View, target_T_source: Array) -> Evidence:
-    """What two views say about a pose; neither may be without structure. A map's free space is not known."""
+    """What two views say about a pose; neither may be without structure. Through a map nobody looked: of a scan and
+    a map only the scan judges, and two maps are never credible."""
     there = _flush(target, transform_points(target_T_source, source.structure_m))
     back = _flush(source, transform_points(inverse(target_T_source), target.structure_m))
     blind = visibility.view_of(np.zeros((0, 3)))
     agreed = visibility.agreement(
         target.sight or blind, source.sight or blind, target.structure_m, source.structure_m, target_T_source
     )
-    seen_through = agreed.contradicting / max(agreed.contradicting + agreed.supporting, 1)
-    return Evidence(0.5 * (there + back), seen_through)
+    judged = agreed.contradicting + agreed.supporting
+    return Evidence(0.5 * (there + back), (agreed.contradicting + _PRIOR_POINTS) / (judged + _PRIOR_POINTS))
 
 
 def confidence(found: Evidence) -> float:

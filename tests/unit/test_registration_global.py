@@ -187,13 +187,23 @@ def test_what_lies_flush_is_what_brute_force_counts() -> None:
     assert evidence.flush == pytest.approx(np.mean(counts))
 
 
-def test_through_a_map_nothing_was_seen() -> None:
+def test_only_the_scan_sees_through_a_map_and_two_maps_are_never_credible() -> None:
+    one, other = view(yard()), view(yard(), from_one_place=False)
     displaced = pose(2.0, 1.0, 0.4)
-    scans = verification.evidence(view(yard()), view(yard()), displaced)
-    maps = verification.evidence(view(yard(), from_one_place=False), view(yard(), from_one_place=False), displaced)
-    assert scans.seen_through > 0.05
-    assert maps.seen_through == 0.0
-    assert maps.flush == scans.flush
+    assert verification.evidence(one, other, displaced).seen_through > 0.05
+    assert verification.evidence(one, other, np.eye(4)).seen_through < 0.05
+    assert verification.confidence(verification.evidence(other, other, np.eye(4))) < 0.05
+
+
+def test_a_scan_is_found_in_a_map_whose_origin_is_far_away() -> None:
+    where = SEEN_FROM[0]
+    map_T_yard = pose(400.0, -250.0, 0.0)
+    mapped = transform_points(map_T_yard, yard().astype(np.float64))
+    result = register_global(mapped, yard(*where, noise=7), config=GlobalConfig(target_is_map=True))
+    assert error(result.target_T_source, map_T_yard @ pose(*where)) < (0.1, 0.5)
+    assert result.converged
+    assert result.local is not None
+    assert result.local.target_T_source == pytest.approx(result.target_T_source)
 
 
 def test_a_real_street_is_recognised_twelve_metres_on(shared_data: Path) -> None:
