@@ -38,6 +38,7 @@ THRESHOLD = 0.5
 _PEAKS, _BY_SCORE, _BY_CREDIT = 40, 2, 2
 _HYPOTHESES = 3
 _PRIOR_POINTS = 200  # contradicting ones that are always added: a handful that agree prove nothing
+_MIN_OVERLAP = 0.03  # of all points, ground and all; at 50 m a right pose has 0.07
 _MAX_RESIDUAL_M = 0.3  # point to plane; right poses leave 0.05 to 0.15
 _HEIGHT_SLACK_M, _TILT_SLACK_RAD = 3.0, np.radians(8.0)
 
@@ -152,7 +153,7 @@ def _short_list(target: _Side, source: _Side, guesses: list[Array]) -> list[Arra
 
 def _judged(target: _Side, source: _Side, guess: Array) -> Candidate | None:
     """The guess, refined on the thinned scans and held against both views; None if the refinement fails."""
-    local = register_local(target.whole_m, source.whole_m, guess)
+    local = register_local(target.whole_m, source.whole_m, guess, min_overlap=_MIN_OVERLAP)
     if not local.converged or local.rmse_m > _MAX_RESIDUAL_M or _leaves(guess, local.target_T_source):
         return None
     agreed = agreement(target.view, source.view, target.structure_m, source.structure_m, local.target_T_source)
