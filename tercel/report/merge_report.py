@@ -72,10 +72,8 @@ def _tiles(run: MergeRun) -> list[tuple[str, str, str]]:
         tiles.append((f"{turned_deg:.0f}°", "between their headings", ""))
         tiles.append((f"±{sigma_m:.2f} m", "standard deviation", ""))
         tiles.append((f"±{sigma_deg:.2f}°", "standard deviation", ""))
-    tiles += [
-        (f"{path_m(recorded.odom_T_sensor):,.0f} m", f"way of {side}", "")
-        for side, recorded in zip("AB", run.recordings, strict=True)
-    ]
+    ways_m = [path_m(recorded.odom_T_sensor) for recorded in run.recordings]
+    tiles.append((f"{ways_m[0]:,.0f} + {ways_m[1]:,.0f} m", "ways of A and B", ""))
     return tiles
 
 
