@@ -318,8 +318,8 @@ def _sandwich(jacobian: Array, residuals_m: Array, points_m: Array) -> Array:
     """Covariance (D, D) of robust least squares of Jacobian (D, N), with errors shared within cubes of GROUP_M."""
     weighted = jacobian * _tukey(residuals_m)
     cells = np.floor(points_m / GROUP_M).astype(np.int64)
-    _, group = np.unique(cells[0] + (cells[1] << 20) + (cells[2] << 40), return_inverse=True)
-    gradients = np.array([np.bincount(group, g * residuals_m) for g in weighted]).reshape(len(jacobian), -1)
+    groups, group = np.unique(cells[0] + (cells[1] << 20) + (cells[2] << 40), return_inverse=True)
+    gradients = np.array([np.bincount(group, g * residuals_m) for g in weighted]).reshape(len(jacobian), len(groups))
     spread = _INFLATION * gradients.shape[1] / max(gradients.shape[1] - 6, 1)
     middle = spread * np.einsum("ig,jg->ij", gradients, gradients)
     hessian = np.einsum("in,jn->ij", weighted, jacobian)
