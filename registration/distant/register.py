@@ -31,15 +31,14 @@ from tercel.core.geometry import inverse, transform_points
 Array = NDArray[Any]
 Descriptor = Literal["classical", "learned"]
 
-# A logistic fit on pairs from simulated worlds, right candidates against wrong ones and pairs of different worlds:
-# tests/benchmarks/bench_distant.py --fit prints these two numbers.
-CONFIDENCE_SLOPE, CONFIDENCE_MIDDLE = 30.0, 0.70
+# Constant, weight of the credit, weight of the residual (1/m): a logistic fit on the candidates of pairs from simulated
+# worlds, right ones against all others. tests/benchmarks/bench_distant.py --fit prints these numbers.
+CONFIDENCE_WEIGHTS = (-13.0, 20.1, -20.7)
 THRESHOLD = 0.5
 _PEAKS, _BY_SCORE, _BY_CREDIT = 40, 2, 2
 _HYPOTHESES = 3
 _PRIOR_POINTS = 200  # contradicting ones that are always added: a handful that agree prove nothing
 _MIN_OVERLAP = 0.03  # of all points, ground and all; at 50 m a right pose has 0.07
-_MAX_RESIDUAL_M = 0.3  # point to plane; right poses leave 0.05 to 0.15
 _HEIGHT_SLACK_M, _TILT_SLACK_RAD = 3.0, np.radians(8.0)
 
 
@@ -100,13 +99,14 @@ def candidates(
 
 
 def credit(agreed: Agreement) -> float:
-    """What the confidence is computed from, 0..1: the share of points that agree, less if there are few."""
+    """The share of points that agree, 0..1, less if there are few."""
     return agreed.supporting / (agreed.supporting + agreed.contradicting + _PRIOR_POINTS)
 
 
-def confidence_of(agreed: Agreement) -> float:
-    """How likely a pose is right, 0..1."""
-    return float(1.0 / (1.0 + np.exp(-CONFIDENCE_SLOPE * (credit(agreed) - CONFIDENCE_MIDDLE))))
+def confidence_of(agreed: Agreement, rmse_m: float) -> float:
+    """How likely a pose is right, 0..1. Where walls of other houses fit by chance, they fit less closely."""
+    constant, of_credit, of_residual = CONFIDENCE_WEIGHTS
+    return float(1.0 / (1.0 + np.exp(-(constant + of_credit * credit(agreed) + of_residual * rmse_m))))
 
 
 def _from_descriptors(target: Prepared, source: Prepared, descriptor: Descriptor) -> list[Array]:
@@ -154,10 +154,10 @@ def _short_list(target: _Side, source: _Side, guesses: list[Array]) -> list[Arra
 def _judged(target: _Side, source: _Side, guess: Array) -> Candidate | None:
     """The guess, refined on the thinned scans and held against both views; None if the refinement fails."""
     local = register_local(target.whole_m, source.whole_m, guess, min_overlap=_MIN_OVERLAP)
-    if not local.converged or local.rmse_m > _MAX_RESIDUAL_M or _leaves(guess, local.target_T_source):
+    if not local.converged or _leaves(guess, local.target_T_source):
         return None
     agreed = agreement(target.view, source.view, target.structure_m, source.structure_m, local.target_T_source)
-    return Candidate(local, agreed, confidence_of(agreed))
+    return Candidate(local, agreed, confidence_of(agreed, local.rmse_m))
 
 
 def _leaves(guess: Array, found: Array) -> bool:

@@ -1,7 +1,7 @@
 """Pairs of scans 5 to 50 m apart, by distance: recall, errors, time and memory, beside Open3D and KISS-Matcher.
 
 python tests/benchmarks/bench_distant.py [--pairs N] [--real-pairs N] [--methods A,B] [--sequences A,B] [--json FILE]
-python tests/benchmarks/bench_distant.py --fit         # the confidence's two numbers, from simulated worlds below 1000
+python tests/benchmarks/bench_distant.py --fit         # the confidence's weights, from simulated worlds below 1000
 
 Each method runs in a process of its own (its peak memory is its own), on one core, over the same pairs: each source is
 turned by any yaw and tilted by up to 2 degrees. A pair is right within 2 m and 5 degrees. Times are the processor's.
@@ -45,9 +45,18 @@ sys.path.insert(0, str(REPOSITORY))
 from devices.sensors.simulated.lidar import sweep  # noqa: E402
 from devices.sensors.simulated.motion import states_at, stream  # noqa: E402
 from devices.sensors.simulated.world import WorldConfig, base_T_sensor, make_lidar, make_scene  # noqa: E402
-from registration.distant.evaluation import Outcome, by_distance, errors_of, measure, roc, table  # noqa: E402
+from registration.distant.evaluation import (  # noqa: E402
+    MAX_ROTATION_DEG,
+    MAX_TRANSLATION_M,
+    Outcome,
+    by_distance,
+    errors_of,
+    measure,
+    roc,
+    table,
+)
 from registration.distant.pairs import Pair, choose_pairs  # noqa: E402
-from registration.distant.register import candidates, credit, register_distant  # noqa: E402
+from registration.distant.register import THRESHOLD, candidates, credit, register_distant  # noqa: E402
 from registration.local import register_local  # noqa: E402
 from registration.odometry import OdometryConfig, ScanToMapOdometry  # noqa: E402
 from tercel.core.errors import UserError, require  # noqa: E402
@@ -318,7 +327,7 @@ def reported(run: dict[str, Any]) -> dict[str, Any]:
     outcomes: list[Outcome] = run["outcomes"]
     farthest = max((outcome.bin_m for outcome in outcomes), default=(0.0, 0.0))
     by_gps = [
-        m < 2.0 and deg < 5.0
+        m < MAX_TRANSLATION_M and deg < MAX_ROTATION_DEG
         for outcome, (m, deg) in zip(outcomes, run["gps"], strict=True)
         if outcome.bin_m == farthest
     ]
@@ -327,43 +336,57 @@ def reported(run: dict[str, Any]) -> dict[str, Any]:
         "by_distance": by_distance(outcomes),
         "memory_mb": run["memory_mb"],
         "roc": roc([outcome.confidence for outcome in outcomes if outcome.right], wrong),
+        "right_over_threshold": [outcome.confidence >= THRESHOLD for outcome in outcomes if outcome.right].count(True),
+        "wrong_over_threshold": [confidence >= THRESHOLD for confidence in wrong].count(True),
         "recall_to_gps_farthest": float(np.mean(by_gps)) if by_gps else float("nan"),
     }
 
 
-def fit(per_bin: int) -> dict[str, float]:
-    """The logistic function of credit that parts right from wrong candidates of worlds below 1000, by Newton steps."""
-    credit_of, right = [], []
+def fit(per_bin: int) -> dict[str, Any]:
+    """The logistic function of credit and residual that parts right from wrong candidates of worlds below 1000."""
+    rows: list[tuple[float, float]] = []
+    right: list[bool] = []
     with tempfile.TemporaryDirectory() as temporary:
         folders = [Path(temporary) / str(k) for k in range(len(FIT_WORLDS))]
         for folder, (name, beams, other, seed) in zip(folders, FIT_WORLDS, strict=True):
             write_pairs(folder, *world_pairs(name, beams, other, seed, per_bin))
-        for folder, other_folder in zip(folders, folders[1:] + folders[:1], strict=True):
-            write_unrelated(folder / "unrelated", folder, other_folder)
-            for target_m, source_m, truth, _ in [*read_pairs(folder), *read_pairs(folder / "unrelated")]:
+        for k, folder in enumerate(folders):
+            # a street of another seed; orchards of other seeds have their house and shed at the same places
+            write_unrelated(folder / "unrelated", folder, folders[(k // 4 * 4 + 4 + k % 2) % len(folders)])
+            for target_m, source_m, truth, bin_m in [*read_pairs(folder), *read_pairs(folder / "unrelated")]:
                 for candidate in candidates(target_m, source_m):
                     metres, degrees = errors_of(truth, candidate.local.target_T_source)
-                    credit_of.append(credit(candidate.agreement))
-                    right.append(metres < 2.0 and degrees < 5.0)
-            print(f"\r{len(credit_of)} candidates", end="", file=sys.stderr, flush=True)
-    x, y = np.array(credit_of), np.array(right, dtype=np.float64)
-    weights = np.where(y > 0, 0.5 / y.mean(), 0.5 / (1.0 - y.mean()))  # as many right as wrong
-    design, answer = np.column_stack([x - 0.7, np.ones_like(x)]), np.zeros(2)
-    for _ in range(100):
-        p = 1.0 / (1.0 + np.exp(-design @ answer))
-        gradient = design.T @ (weights * (p - y)) + 1e-3 * answer
-        hessian = (design * (weights * p * (1.0 - p))[:, None]).T @ design + 1e-3 * np.eye(2)
-        answer -= np.linalg.solve(hessian, gradient)
-    slope, constant = answer
+                    rows.append((credit(candidate.agreement), candidate.local.rmse_m))
+                    right.append(bin_m[1] > 0.0 and metres < MAX_TRANSLATION_M and degrees < MAX_ROTATION_DEG)
+            print(f"\r{len(rows)} candidates", end="", file=sys.stderr, flush=True)
+    x, y = np.array(rows), np.array(right)
+    weights = logistic(x, y)
+    scores = weights[0] + x @ weights[1:]
     return {
-        "slope": float(slope),
-        "middle": float(0.7 - constant / slope),
+        "weights": np.round(weights, 1).tolist(),
         "candidates": len(x),
         "right": int(y.sum()),
-        "least_right": float(x[y > 0].min()),
-        "greatest_wrong": float(x[y == 0].max()),
-        **roc(x[y > 0].tolist(), x[y == 0].tolist()),
+        "wrong_accepted": int((scores[~y] > 0.0).sum()),
+        "right_accepted": int((scores[y] > 0.0).sum()),
+        **roc(scores[y].tolist(), scores[~y].tolist()),
+        "roc_of_credit_alone": roc(x[y, 0].tolist(), x[~y, 0].tolist()),
     }
+
+
+def logistic(x: Array, y: Array, ridge: float = 0.02) -> Array:
+    """(1 + F,) constant and weights of features (N, F), right and wrong ones counting the same; Newton's method."""
+    middle, spread = x.mean(axis=0), x.std(axis=0)
+    design = np.column_stack([np.ones(len(x)), (x - middle) / spread])
+    importance = np.where(y, 0.5 / y.mean(), 0.5 / (1.0 - y.mean())) / len(y)
+    penalty = np.diag([0.0] + [ridge / design.shape[1]] * x.shape[1])
+    answer = np.zeros(design.shape[1])
+    for _ in range(100):
+        p = 1.0 / (1.0 + np.exp(-design @ answer))
+        gradient = design.T @ (importance * (p - y)) + penalty @ answer
+        hessian = (design * (importance * p * (1.0 - p))[:, None]).T @ design + penalty
+        answer -= np.linalg.solve(hessian, gradient)
+    weights = answer[1:] / spread
+    return np.concatenate([[answer[0] - weights @ middle], weights])
 
 
 def main() -> int:
