@@ -30,6 +30,7 @@ Array = NDArray[Any]
 MAX_POSES = 2_000_000
 MAX_FILE_BYTES = 1 << 30
 """Of the text, unpacked."""
+_MAX_LINES = 2 * MAX_POSES  # with the comments and blank lines, which cost time, too: a gigabyte packs into a megabyte
 _MAX_LINE_BYTES = 4096
 _MAX_VALUE = 1e9  # metres: farther than anything drives, and its square still has digits for a millimetre
 _TUM, _KITTI = 8, 12
@@ -137,7 +138,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if not words or words[0].startswith("#"):
                     words = []
                 poses += bool(words)
-                if poses > MAX_POSES or read_bytes > MAX_FILE_BYTES:
+                if poses > MAX_POSES or line_number > _MAX_LINES or read_bytes > MAX_FILE_BYTES:
                     raise UserError(f"{path} is longer than {MAX_POSES:,} poses; cut it into parts")
                 if words:
                     yield line_number, words

@@ -159,6 +159,14 @@ def test_a_file_that_unpacks_to_more_than_is_allowed_is_refused(
         read_trajectory(written(tmp_path, "#\n" * 600 + TUM_LINE, "traj.txt.gz"))
 
 
+def test_lines_that_say_nothing_are_not_read_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gigabyte of line ends packs into a megabyte, and would take minutes."""
+    monkeypatch.setattr(trajectory_files, "_MAX_LINES", 20)
+    with pytest.raises(UserError, match="longer"):
+        read_trajectory(written(tmp_path, TUM_LINE + "\n" * 20, "traj.txt.gz"))
+    assert len(read_trajectory(written(tmp_path, TUM_LINE + "\n" * 19)).poses) == 1
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_end_in_anything_but_poses_or_one_line(tmp_path: Path, content: bytes) -> None:
