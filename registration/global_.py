@@ -79,10 +79,10 @@ class GlobalConfig:
 class GlobalRegistration:
     """Where the source lies in the target.
 
-    target_T_source (4, 4): NaN if no candidate was found at all. confidence: how likely it is right, 0..1. converged:
-    confidence over the shipped threshold, and a local alignment that converged; the pose is not to be used otherwise.
-    correspondences: point matches looked at, 0 where features were not needed. inliers: of those that the pose
-    explains, or, without any, the source's structure points that lie flush with the target's. local: the final
+    target_T_source (4, 4): NaN if no candidate was found at all. confidence: how likely it is right, 0..1; 0 if the
+    final refinement did not converge. converged: confidence over the shipped threshold; the pose is not to be used
+    otherwise. correspondences: point matches looked at, 0 where features were not needed. inliers: of those that the
+    pose explains, or, without any, the source's structure points that lie flush with the target's. local: the final
     refinement, with its covariance; None where there was nothing to refine.
     """
 
@@ -234,12 +234,12 @@ def _better(best: _Candidate | None, other: _Candidate | None) -> _Candidate | N
 
 def _final(target: Cloud, source: Cloud, best: _Candidate, target_T_middle: Array) -> GlobalRegistration:
     """The best candidate, aligned once more with all its points for a pose with a covariance, and weighed again."""
-    pose, confidence = best.target_T_source, best.confidence
+    pose, confidence = best.target_T_source, 0.0
     local = register_local(target.points_m, source.points_m, pose, reach_m=_FINAL_REACH_M)
     if local.converged:
         pose = local.target_T_source
         confidence = verification.confidence(verification.evidence(target.view, source.view, pose))
-    converged = local.converged and confidence >= verification.THRESHOLD
+    converged = confidence >= verification.THRESHOLD
     local = replace(local, target_T_source=target_T_middle @ local.target_T_source)  # its covariance is the source's
     return GlobalRegistration(target_T_middle @ pose, confidence, converged, best.correspondences, best.inliers, local)
 
