@@ -150,7 +150,7 @@ def _stamp_ns(text: str) -> int:
     """Integer nanoseconds of decimal seconds, exact to the last digit. Raises ValueError."""
     try:
         value = Decimal(text) * 10**9
-        if not abs(value) < 2**63:
+        if not abs(value) < 2**62:  # so that a difference of two is an int64, too
             raise ValueError(f"{text[:40]!r} is out of range for a time in seconds")
         return round(value)
     except ArithmeticError:
