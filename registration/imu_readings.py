@@ -1,6 +1,7 @@
 """What an IMU said, made ready for registration.inertial: bounded, checked, cut to a sweep, with its faults marked.
 
 A reading at the end of its range says only "this or more": it is kept, counted, and given a noise as wide as the range.
+One beyond it, which no such IMU can have felt, is taken for one at the end: one wild number must not throw the state.
 Where readings are missing for longer than max_gap_s the intervals are marked as not felt, and the turn rate is held.
 """
 
@@ -73,6 +74,7 @@ class ImuBuffer:
     def __init__(self, config: ImuConfig) -> None:
         self.config = config
         self.saturated = 0
+        self._ranges = np.repeat([config.gyro_range_radps, config.accel_range_mps2], 3)
         self._stamps_ns: deque[int] = deque(maxlen=_CAPACITY)
         self._values: deque[Array] = deque(maxlen=_CAPACITY)
 
@@ -88,7 +90,7 @@ class ImuBuffer:
             raise Rejected("IMU stamp not after the one before")
         self.saturated += bool(self._at_the_end(value).any())
         self._stamps_ns.append(stamp_ns)
-        self._values.append(value)
+        self._values.append(np.clip(value, -self._ranges, self._ranges))
 
     def forget_before(self, stamp_ns: int) -> None:
         """Drop readings that no interval from stamp_ns on needs: all but the last one at or before it."""
@@ -104,8 +106,7 @@ class ImuBuffer:
 
     def _at_the_end(self, values: Array) -> Array:
         """Mask of values (..., 6) at or beyond the range."""
-        ranges = np.repeat([self.config.gyro_range_radps, self.config.accel_range_mps2], 3)
-        result: Array = np.abs(values) >= _NEAR_END * ranges
+        result: Array = np.abs(values) >= _NEAR_END * self._ranges
         return result
 
     def between(self, start_ns: int, end_ns: int, coast_radps: Array) -> Readings:

@@ -262,6 +262,17 @@ def test_a_reading_at_the_end_of_its_range_is_counted_and_hardly_believed() -> N
     assert (taken.gyro_density[:, 1:] < 0.01).all()
 
 
+def test_a_reading_that_no_such_imu_can_have_felt_is_taken_for_one_at_the_end_of_its_range() -> None:
+    config = ImuConfig()
+    buffer = ImuBuffer(config)
+    for k in range(10):
+        buffer.add(k * 5_000_000, np.array([0.0, -1e300 if k == 5 else 0.0, 0.0]), np.full(3, 1e6 if k == 5 else 0.0))
+    taken = buffer.between(0, 45_000_000, np.zeros(3))
+    assert buffer.saturated == 1
+    assert taken.accel_mps2.max() == 0.5 * config.accel_range_mps2
+    assert taken.gyro_radps.min() == -0.5 * config.gyro_range_radps
+
+
 @pytest.mark.parametrize(("stamp_ns", "value"), [(5, 0.0), (4, 0.0), (6, np.nan), (6, np.inf)])
 def test_a_reading_from_the_past_or_not_finite_is_rejected_and_leaves_no_trace(stamp_ns: int, value: float) -> None:
     buffer = ImuBuffer(ImuConfig())
