@@ -94,11 +94,10 @@ def scattered(seed: int, count: int = 400) -> Array:
     return result
 
 
-@pytest.mark.parametrize("name", ["street", "orchard"])
-def test_scans_over_forty_metres_apart_are_registered_at_any_yaw(name: str) -> None:
-    _, _, truth = distant_pair(name)
+def test_scans_over_forty_metres_apart_are_registered_at_any_yaw() -> None:
+    _, _, truth = distant_pair("street")
     assert 40.0 < np.linalg.norm(truth[:3, 3]) < 50.0
-    found = registered(name)
+    found = registered("street")
     metres, degrees = errors_of(truth, found.target_T_source)
     assert metres < 0.5
     assert degrees < 1.0
@@ -116,12 +115,12 @@ def test_a_sensor_with_sixteen_beams_finds_itself_in_a_scan_with_sixty_four() ->
     assert degrees < 1.0
 
 
-def test_scans_of_different_worlds_are_not_believed() -> None:
-    street_m, _, _ = distant_pair("street")
-    orchard_m, _, _ = distant_pair("orchard")
-    found = register_distant(street_m, orchard_m)
+def test_scans_of_two_places_in_one_street_are_not_believed() -> None:
+    (here_m, world_T_here), (there_m, world_T_there) = (scan("street", 16, time_s) for time_s in (10.0, 60.0))
+    assert np.linalg.norm(world_T_here[:3, 3] - world_T_there[:3, 3]) > 300.0
+    found = register_distant(here_m, there_m)
     assert not found.converged
-    assert found.confidence < 0.1
+    assert found.confidence < 0.3
 
 
 def test_the_same_pair_gives_the_same_bytes_whatever_the_seed() -> None:
@@ -131,13 +130,14 @@ def test_the_same_pair_gives_the_same_bytes_whatever_the_seed() -> None:
     assert first.confidence == second.confidence
 
 
-def test_the_confidence_ranks_the_right_candidate_first() -> None:
-    target_m, source_m, truth = distant_pair("orchard")  # rows of trees: every candidate fits most trees
+def test_in_rows_of_trees_the_right_candidate_is_the_most_credible() -> None:
+    target_m, source_m, truth = distant_pair("orchard")  # every candidate fits most trees
     found = candidates(target_m, source_m)
-    right = [errors_of(truth, candidate.local.target_T_source)[0] < 2.0 for candidate in found]
-    assert any(right)
-    assert not all(right)
-    assert right[int(np.argmax([candidate.confidence for candidate in found]))]
+    errors = [errors_of(truth, candidate.local.target_T_source) for candidate in found]
+    assert not all(metres < 2.0 for metres, _ in errors)
+    metres, degrees = errors[int(np.argmax([candidate.confidence for candidate in found]))]
+    assert metres < 0.5
+    assert degrees < 1.0
 
 
 def test_descriptors_alone_register_a_near_pair() -> None:
