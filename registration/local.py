@@ -125,9 +125,11 @@ def register_local(
     near = align(target, source, tree, far.T_target_source, voxel_m, max_iterations)
     # near partners of a sparse cloud may flip to and fro for ever; then the far pass, if it converged, stands
     best = near if near.converged else far
+    # and a pass that begins at the very optimum finds no step that lowers the cost, and calls that no convergence
+    stands = best.converged or float(np.abs(np.linalg.lstsq(near.H, near.b, rcond=None)[0]).max()) < 0.1 * STEP_RAD
     found, iterations = np.array(best.T_target_source), far.iterations + near.iterations
     ratio = near.num_inliers / source.size()
-    if not best.converged or ratio < min_overlap or near.num_inliers < MIN_POINTS or not np.isfinite(found).all():
+    if not stands or ratio < min_overlap or near.num_inliers < MIN_POINTS or not np.isfinite(found).all():
         return unaligned(found, "not converged", iterations, ratio)
     settled = settle(target, source, tree, found, pose, voxel_m, open_m=reach_m)
     count = len(settled.degenerate_directions)
