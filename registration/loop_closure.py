@@ -42,6 +42,7 @@ _PER_INLIERS, _EVEN_INLIERS = 12.0, 0.44
 _LEAST_CONTRADICTION = 0.002
 # What two alignments of the same place differ by for reasons that their residuals do not show: leaves, people, grids.
 _LOOP_FLOOR_M, _LOOP_FLOOR_RAD = 0.02, 0.001
+_DISTANT_FLOOR_M, _DISTANT_FLOOR_RAD = 0.1, 0.005  # with little overlap they differ by more
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ def find_distant_loops(
         found = register_distant(known_m, asked_m)
         if found.converged and found.local is not None and found.local.status == "converged":
             share = agree(known_m, asked_m, found.target_T_source).share
-            loops.append(Loop(a, b, found.target_T_source, found.local.covariance, 0.0, share, found.confidence))
+            covariance = found.local.covariance + np.diag(np.repeat([_DISTANT_FLOOR_M, _DISTANT_FLOOR_RAD], 3) ** 2)
+            loops.append(Loop(a, b, found.target_T_source, covariance, 0.0, share, found.confidence))
     progress(1.0)
     return loops
 

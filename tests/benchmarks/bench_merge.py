@@ -6,7 +6,8 @@ python tests/benchmarks/bench_merge.py [--skip-orchard] [--data DIR] [--json FIL
   degrees of the truth. Area under the ROC of four measures, and the share of right ones kept where no wrong one passes.
 - Merging: a street driven there and back in the other lane, parts that overlap, and recordings that must not be merged.
   Real: the first and the last part of kitti_drive0005, 35 scans in both (one takes the even scans, the other the odd
-  ones), and its first and last 44, which never come near each other. Its GPS is 0.49 m by its own account, so the merge is also held against odometry through the whole drive.
+  ones), and its first and last 44, which never come near each other. Its GPS is 0.49 m by its own account, so the
+  merge is also held against odometry through the whole drive.
 - Closing: a drone's second lap over an orchard, ATE of odometry alone and after loop closure, aligned as evo does.
 - The pose graph beside gtsam's (Levenberg-Marquardt on the same edges), where it is installed.
 """
