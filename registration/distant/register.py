@@ -82,7 +82,14 @@ def register_distant(
 def candidates(
     target_m: Array, source_m: Array, *, descriptor: Descriptor | None = None, correlation: bool = True
 ) -> list[Candidate]:
-    """All candidates that local registration could refine; none if a scan has too few points."""
+    """All candidates that local registration could refine; none if a scan has too few points.
+
+    Raises ValueError for arrays of other shapes, an unknown descriptor, and if nothing is to make candidates.
+    """
+    if descriptor not in (None, "classical", "learned"):
+        raise ValueError(f"descriptor is {descriptor!r}, not None, 'classical' or 'learned'")
+    if descriptor is None and not correlation:
+        raise ValueError("without correlation a descriptor must be named: nothing would make candidates")
     try:
         target, source = prepare(target_m), prepare(source_m)
     except Rejected:

@@ -50,8 +50,10 @@ def upright_scene(points_m: Array, *, voxel_m: float = 0.4, clearance_m: float =
     """Level a scan (N, 3) in the sensor's frame, thin it, and part what is clearance_m above the ground from it.
 
     z must point up to within 20 degrees. Points that are not finite, or too near or far, are dropped. Raises Rejected
-    if too few are left.
+    if too few are left, ValueError for an array of another shape.
     """
+    if points_m.ndim != 2 or points_m.shape[1] != 3:
+        raise ValueError(f"points have shape {points_m.shape}, not (N, 3)")
     points_m = points_m[:: 1 + len(points_m) // _LARGEST_SCAN]
     squared = np.einsum("ij,ij->i", points_m, points_m)
     usable = (squared >= MIN_RANGE_M**2) & (squared <= MAX_RANGE_M**2)  # False for NaN

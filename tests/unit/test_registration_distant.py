@@ -164,6 +164,16 @@ def test_a_scan_that_cannot_be_used_is_not_registered(source_m: Array) -> None:
         prepare(source_m)
 
 
+def test_a_programmers_mistake_raises() -> None:
+    cloud = np.zeros((500, 3))
+    with pytest.raises(ValueError, match="shape"):
+        register_distant(np.zeros((500, 4)), cloud)
+    with pytest.raises(ValueError, match="descriptor"):
+        register_distant(cloud, cloud, descriptor="lerned")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="candidates"):
+        register_distant(cloud, cloud, correlation=False)
+
+
 def test_bare_ground_has_no_keypoints_and_is_not_registered() -> None:
     rng = np.random.default_rng(0)
     ground_m = np.column_stack([rng.uniform(-40, 40, (5000, 2)), rng.normal(-1.8, 0.02, 5000)])
