@@ -86,7 +86,9 @@ class LidarInertialOdometry(Component):
             raise Rejected("frame changed within the stream")
         odometry = self._odometry or self._begun(cloud.frame_id)
         result = odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
-        self._frame_id = cloud.frame_id
+        if self._odometry is None:  # a cloud that was rejected must not say where the LiDAR is
+            self._odometry, self._frame_id = odometry, cloud.frame_id
+            self._waiting.clear()
         self._count(result)
         message = Odometry(
             stamp_ns=cloud.stamp_ns,
@@ -116,11 +118,10 @@ class LidarInertialOdometry(Component):
             imu_T_lidar = self._frames.lookup(self._imu_frame_id, frame_id)
         except KeyError:
             raise Rejected("no transform from the LiDAR to the IMU") from None
-        self._odometry = InertialOdometry(imu_T_lidar, self.config)
+        odometry = InertialOdometry(imu_T_lidar, self.config)
         for imu in self._waiting:
-            self._odometry.add_imu(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
-        self._waiting.clear()
-        return self._odometry
+            odometry.add_imu(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
+        return odometry
 
     def _count(self, result: OdometryResult) -> None:
         if result.health != "tracking":

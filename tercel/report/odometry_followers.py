@@ -72,7 +72,7 @@ class LidarFollower:
 
 
 class InertialFollower:
-    """Scans and IMU. The odometry begins with the first scan: only then both frames are known."""
+    """Scans and IMU. The odometry begins with the first scan after a reading: only then both frames are known."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         from registration.inertial_odometry import InertialOdometryConfig
@@ -89,13 +89,16 @@ class InertialFollower:
         elif isinstance(message, Imu) and self._odometry is None:
             self._waiting.append(message)
         elif isinstance(message, Imu):
-            self._add(message)
+            _add(self._odometry, message)
 
     def step(self, cloud: PointCloud) -> OdometryResult:
-        """See Follower. Raises UserError if nothing tells where the IMU is on the robot."""
-        if self._odometry is None:
-            self._begin(cloud.frame_id)
-        result: OdometryResult = self._odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        """See Follower. A scan before the first IMU reading is Rejected. Raises UserError if nothing tells where the
+        IMU is on the robot."""
+        odometry = self._odometry or self._begun(cloud.frame_id)
+        result: OdometryResult = odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
+        if self._odometry is None:  # a scan that was rejected must not say where the LiDAR is
+            self._odometry = odometry
+            self._waiting.clear()
         return result
 
     def pose_covariance(self) -> Array | None:
@@ -106,11 +109,11 @@ class InertialFollower:
         """What the filter found wrong."""
         return {} if self._odometry is None else dict(self._odometry.counters)
 
-    def _begin(self, lidar_frame: str) -> None:
+    def _begun(self, lidar_frame: str) -> Any:
         from registration.inertial_odometry import InertialOdometry
 
         if not self._waiting:
-            raise UserError("the recording has no IMU reading before its first scan; leave --inertial out")
+            raise Rejected("no IMU reading yet")
         imu_frame = self._waiting[-1].frame_id
         try:
             imu_T_lidar = self._statics.lookup(imu_frame, lidar_frame)
@@ -118,14 +121,15 @@ class InertialFollower:
             raise UserError(
                 f"/tf_static does not connect {imu_frame!r} with {lidar_frame!r}; record it, or leave --inertial out"
             ) from None
-        self._odometry = InertialOdometry(imu_T_lidar, self._config)
+        odometry = InertialOdometry(imu_T_lidar, self._config)
         for message in self._waiting:
             with contextlib.suppress(Rejected):  # before the first scan nobody counts
-                self._add(message)
-        self._waiting.clear()
+                _add(odometry, message)
+        return odometry
 
-    def _add(self, message: Imu) -> None:
-        self._odometry.add_imu(message.stamp_ns, message.angular_velocity_radps, message.linear_acceleration_mps2)
+
+def _add(odometry: Any, message: Imu) -> None:
+    odometry.add_imu(message.stamp_ns, message.angular_velocity_radps, message.linear_acceleration_mps2)
 
 
 def _config(kind: type, settings: Mapping[str, str]) -> Any:

@@ -187,8 +187,7 @@ def _follow(
         elif isinstance(message, Odometry):
             truths.append(message)
         elif item.role == "cloud":
-            frame = frame or (message.frame_id if message is not None else "")
-            _step(item, follower, account, frame, mapped)
+            frame = _step(item, follower, account, frame, mapped)
             progress(account.scans / max(feed.scans, 1))
         elif message is not None:
             try:
@@ -200,13 +199,13 @@ def _follow(
     return statics, truths, frame
 
 
-def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: bool) -> None:
-    """One scan: a pose, or a reason why there is none."""
+def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: bool) -> str:
+    """One scan: a pose, or a reason why there is none. Returns the sensor's frame, which the first pose settles."""
     cloud = item.message
     try:
         if not isinstance(cloud, PointCloud):
             raise Rejected(item.reason or "message is no cloud")
-        if cloud.frame_id != frame:
+        if account.poses and cloud.frame_id != frame:
             raise Rejected("frame changed within the stream")
         began_s = time.perf_counter()
         result = follower.step(cloud)
@@ -214,7 +213,7 @@ def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: 
     except Rejected as rejection:
         account.rejected[str(rejection)] += 1
         account.rejected_at.append((len(account.poses), item.log_time_ns))
-        return
+        return frame
     account.stamps_ns.append(cloud.stamp_ns)
     account.poses.append(result.odom_T_sensor)
     account.overlaps.append(result.overlap)
@@ -225,6 +224,7 @@ def _step(item: Item, follower: Follower, account: Account, frame: str, mapped: 
     account.keyframes += result.keyframe
     if mapped and result.keyframe:
         _map(account, cloud, result.odom_T_sensor)
+    return cloud.frame_id
 
 
 def _map(account: Account, cloud: PointCloud, odom_T_sensor: Array) -> None:

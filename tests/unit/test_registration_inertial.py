@@ -37,7 +37,14 @@ from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdome
 from registration.trajectory import absolute_error, relative_error
 from tercel.core.component import config_from_mapping
 from tercel.core.errors import Rejected, UserError
-from tercel.core.geometry import inverse, se3_exp, se3_log, so3_exp, transform_points
+from tercel.core.geometry import (
+    from_rotation_translation,
+    inverse,
+    se3_exp,
+    se3_log,
+    so3_exp,
+    transform_points,
+)
 from tercel.core.messages import Imu, Odometry, PointCloud, Transforms
 from tests.unit.inertial_scenes import (
     BASE_T_IMU,
@@ -532,6 +539,22 @@ def test_the_component_learns_where_the_imu_sits_and_publishes_poses_and_straigh
     with pytest.raises(Rejected, match="frame"):
         component.step(replace(cloud_message(15), frame_id="other"))
     assert component.counters().get("lost", 0) == 0
+
+
+def test_a_cloud_that_is_rejected_does_not_say_where_the_lidar_is() -> None:
+    component = LidarInertialOdometry(LidarInertialOdometryConfig(map_voxel_m=0.25, scan_voxel_m=0.375, match_m=0.25))
+    mounts = np.stack([from_rotation_translation(np.eye(3), np.array([0.0, 0.0, 9.0])), IMU_T_LIDAR])
+    component.learn_frames(
+        Transforms(stamp_ns=0, frame_id="", parents=("imu", "imu"), children=("other", "lidar"), parent_T_child=mounts)
+    )
+    for imu in imu_messages(-1.0, 0.1):
+        component.read(imu)
+    with pytest.raises(Rejected, match="too few"):
+        component.step(replace(cloud_message(0), frame_id="other", points_m=np.zeros((0, 3)), time_offset_s=None))
+    assert component.step(cloud_message(0))
+    assert component._odometry is not None
+    assert component._odometry.state is not None
+    np.testing.assert_array_equal(component._odometry.state.imu_T_lidar, IMU_T_LIDAR)
 
 
 @pytest.mark.parametrize(
