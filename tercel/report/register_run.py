@@ -28,6 +28,7 @@ Method = Literal["global", "local", "distant"]
 
 SUFFIXES = (*CLOUD_SUFFIXES, ".npy")
 _MAX_GUESS_BYTES = 1 << 20
+_NOWHERE_M = 1e15  # such a coordinate is no number either: its square has no room in a float32
 _AXES = ("x", "y", "z", "rotation about x", "rotation about y", "rotation about z")
 
 
@@ -202,10 +203,12 @@ def read_points(path: Path) -> Array:
         points_m = _read_npy(path) if name.endswith(".npy") else read_cloud(path)[0]
     except (ValueError, EOFError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}; another cloud is wanted") from None
-    finite = np.isfinite(points_m).all(axis=1)
-    if not finite.any():
+    with np.errstate(over="ignore"):  # a float64 may be no float32
+        points_m = points_m.astype(np.float32)
+    usable = (np.abs(points_m) < _NOWHERE_M).all(axis=1)
+    if not usable.any():
         raise UserError(f"{path} holds no finite point among {len(points_m):,}; another cloud is wanted")
-    result: Array = np.ascontiguousarray(points_m[finite], dtype=np.float32)
+    result: Array = np.ascontiguousarray(points_m[usable])
     return result
 
 

@@ -19,13 +19,14 @@ from registration.distant.evaluation import Outcome
 from registration.trajectory import associate
 from registration.trajectory_files import read_trajectory, write_kitti, write_tum
 from tercel.cli import _parser, main
+from tercel.core.errors import UserError
 from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, so3_log, transform_points
 from tercel.core.messages import Odometry, PointCloud
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.report.evaluate_registration import Judged, RegistrationOptions, RegistrationRun
 from tercel.report.odometry_charts import HEALTHS, magnification, spans
 from tercel.report.odometry_scores import Measure, score
-from tercel.report.register_run import direction_words
+from tercel.report.register_run import direction_words, read_points
 from tercel.report.registration_pairs import read_pairs
 from tests.unit.test_registration_odometry import PERIOD_NS, room_walk
 
@@ -382,6 +383,18 @@ def test_a_recording_without_one_usable_scan_fails_with_its_reasons(
     assert not out.exists()
 
 
+def test_only_a_scan_with_a_pose_says_which_sensor_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "boot.mcap"
+    sweeps, _ = room_walk(3)
+    with RecordingWriter(path, compression="none") as writer:
+        for number, (points_m, _) in enumerate(sweeps):
+            message = cloud(points_m, number) if number else cloud(points_m[:5], number, frame="boot")
+            writer.write("/lidar/points", message.stamp_ns, message)
+    assert run("odometry", path, *ROOM, "--json", tmp_path / "n.json") == 0
+    found = json.loads((tmp_path / "n.json").read_text())
+    assert (found["posed"], found["rejected"]) == (2, {"too few usable points": 1})
+
+
 # --- register --------------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +472,15 @@ def test_one_wall_is_degenerate_and_the_open_directions_are_named(
     assert found["status"] == "degenerate"
     assert len(found["degenerate_directions"]) == 3
     assert "not held" in capsys.readouterr().out
+
+
+def test_coordinates_beyond_all_bounds_are_no_points(tmp_path: Path) -> None:
+    points_m = np.array([[1.0, 2.0, 3.0], [1e300, 0.0, 0.0], [0.0, -3e38, 0.0], [4.0, 5.0, np.nan], [7.0, 8.0, 9.0]])
+    np.save(tmp_path / "a.npy", points_m)
+    np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), points_m[[0, 4]].astype(np.float32))
+    np.save(tmp_path / "b.npy", points_m[1:4])
+    with pytest.raises(UserError, match="no finite point among 3"):
+        read_points(tmp_path / "b.npy")
 
 
 def test_clouds_that_share_nothing_fail_with_exit_code_1_and_valid_json(tmp_path: Path) -> None:
@@ -548,11 +570,20 @@ def test_the_imu_is_followed_too_and_must_be_placed(
     assert found["truth"]["ate_rmse_m"] < 0.1
     assert run("odometry", street, "--inertial", "--set", "gyro_densty=0.001") == 2
     assert "did you mean 'gyro_density'?" in capsys.readouterr().err
-    lost = tmp_path / "lost.mcap"
+    lost, late = tmp_path / "lost.mcap", tmp_path / "late.mcap"
     recording = open_recording(street)
-    with RecordingWriter(lost, compression="none") as writer:
-        for recorded in recording.messages(["/imu/data", "/lidar/points"]):
-            writer.write(recorded.topic, recorded.log_time_ns, recording.decode(recorded))
+    later_ns = recording.start_ns + 1_000_000_000
+    with RecordingWriter(lost, compression="none") as writer, RecordingWriter(late, compression="none") as other:
+        for recorded in recording.messages(["/imu/data", "/lidar/points", "/tf_static"]):
+            message = recording.decode(recorded)
+            if recorded.topic != "/tf_static":
+                writer.write(recorded.topic, recorded.log_time_ns, message)
+            if recorded.topic != "/imu/data" or recorded.log_time_ns > later_ns:
+                other.write(recorded.topic, recorded.log_time_ns, message)
+    assert run("odometry", late, "--inertial", "--json", written) == 0
+    found = json.loads(written.read_text())
+    assert found["rejected"].keys() == {"no IMU reading yet"}
+    assert found["posed"] + found["rejected"]["no IMU reading yet"] == 16
     assert run("odometry", lost, "--inertial") == 2
     assert "/tf_static does not connect 'imu' with 'lidar'; record it" in capsys.readouterr().err
 
