@@ -143,6 +143,16 @@ def test_wrong_loops_are_told_apart_and_change_nothing(wrong: int) -> None:
     assert error_m(truth, found.poses) < error_m(truth, poses)
 
 
+def test_a_pose_whose_edges_all_contradict_each_other_stays_and_the_edges_are_told() -> None:
+    poses, count = np.tile(np.eye(4), (2, 1, 1)), 2
+    measured = np.stack([se3_exp(np.array([x, 0.0, 0.0, 0.0, 0.0, 0.0])) for x in (100.0, -100.0)])
+    first, second = np.zeros(count, np.int64), np.ones(count, np.int64)
+    edges = Edges(first, second, measured, np.tile(1e4 * np.eye(6), (count, 1, 1)), np.ones(count, dtype=bool))
+    found = optimise(poses, edges)
+    np.testing.assert_array_equal(found.weights, 0.0)
+    np.testing.assert_allclose(found.poses, poses, atol=1e-6)
+
+
 def test_a_covariance_is_as_wide_as_the_errors_are() -> None:
     squared = []
     for seed in range(30):
