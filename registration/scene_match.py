@@ -48,6 +48,7 @@ Array = NDArray[Any]
 _YAW_STEP_RAD = np.radians(2.5)
 _CELL_M = 1.0
 _CORRELATED = 3.0  # variance of a pose over that of one from independent nodes
+_HELD_M, _HELD_RAD = 5.0, 0.3  # a pose whose standard deviations are wider is none
 _FLOOR_M, _TILT_RAD = 0.15, 0.01  # how well the ground tells height and tilt
 # Logistic weights of _evidence, fitted to 400 right and wrong matches of simulated streets and orchards.
 _CONFIDENCE = np.array([7.0, 0.46, -13.7, 9.2])
@@ -179,7 +180,10 @@ def match_scene_graphs(target: SceneGraph, source: SceneGraph, *, config: MatchC
     elsewhere = _distinct(poses, pose, config.distinct_m, config.distinct_rad)
     rival = max(float(scores[elsewhere].max(initial=0.0)), 0.0)
     evidence = _evidence(a, b, pose, mine, float(scores[best]), rival)
+    covariance = _covariance(pose, information[best], rotation_to_level(source.up))
     confidence = float(1.0 / (1.0 + np.exp(-np.clip(evidence @ _CONFIDENCE, -50.0, 50.0))))
+    if not _is_held(covariance):
+        confidence = 0.0
     matched = mine.quality > 0.1
     target_level, source_level = (
         from_rotation_translation(rotation_to_level(graph.up), np.zeros(3)) for graph in (target, source)
@@ -192,7 +196,7 @@ def match_scene_graphs(target: SceneGraph, source: SceneGraph, *, config: MatchC
         int(np.count_nonzero(in_sight(b, pose[None]))),
         int(np.count_nonzero(matched)),
         None,
-        _covariance(pose, information[best], source_level[:3, :3]),
+        covariance,
         evidence,
     )
 
@@ -236,6 +240,12 @@ def _covariance(pose: Array, information: Array, level_R_source: Array) -> Array
     rotation = np.kron(np.eye(2), level_R_source.T)
     result: Array = rotation @ covariance @ rotation.T
     return result
+
+
+def _is_held(covariance: Array) -> bool:
+    """Whether nodes that agree fix a pose at all: a handful in one place fit there at every yaw."""
+    sigma = np.sqrt(np.diag(covariance))
+    return bool(sigma[:3].max() < _HELD_M and sigma[3:].max() < _HELD_RAD)
 
 
 def _distinct_ones(poses: Array, scores: Array, count: int) -> Array:

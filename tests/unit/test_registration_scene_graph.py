@@ -363,3 +363,13 @@ def test_a_graph_of_hardly_a_node_matches_nothing(count: int) -> None:
     few = graph.take(np.arange(count))
     for pair in ((graph, few), (few, graph), (few, few)):
         assert not match_scene_graphs(*pair).converged
+
+
+def test_nodes_that_all_stand_in_one_place_fix_no_pose() -> None:
+    count = 20
+    heap = SceneGraph(
+        0, "lidar", np.array([0.0, 0.0, 1.0]), 1.8, np.zeros(count, np.uint8), np.tile([10.0, 3.0, 0.0], (count, 1)),
+        np.full((count, 3), 0.3), np.full(count, np.nan), np.ones(count),
+    )  # fmt: skip
+    found = match_scene_graphs(heap, heap)
+    assert (found.converged, found.confidence) == (False, 0.0)
