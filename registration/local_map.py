@@ -36,9 +36,9 @@ class MapConfig:
         for name in ("map_voxel_m", "keyframe_m", "keyframe_rad"):
             if not 0.0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name, least in (("neighbours", 5), ("max_iterations", 1), ("keyframes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        for name, least, most in (("neighbours", 5, 100), ("max_iterations", 1, 1000), ("keyframes", 1, 1000)):
+            if not least <= getattr(self, name) <= most:  # each is a factor of time or memory
+                raise ValueError(f"{name} must be from {least} to {most}, not {getattr(self, name)}")
 
 
 class LocalMap:
