@@ -48,6 +48,7 @@ Array = NDArray[Any]
 _YAW_STEP_RAD = np.radians(2.5)
 _CELL_M = 1.0
 _CORRELATED = 3.0  # variance of a pose over that of one from independent nodes
+_AS_GOOD = 0.99
 _HELD_M, _HELD_RAD = 5.0, 0.3  # a pose whose standard deviations are wider is none
 _FLOOR_M, _TILT_RAD = 0.15, 0.01  # how well the ground tells height and tilt
 # Logistic weights of _evidence, fitted to 400 right and wrong matches of simulated streets and orchards.
@@ -184,6 +185,8 @@ def match_scene_graphs(target: SceneGraph, source: SceneGraph, *, config: MatchC
     confidence = float(1.0 / (1.0 + np.exp(-np.clip(evidence @ _CONFIDENCE, -50.0, 50.0))))
     if not _is_held(covariance):
         confidence = 0.0
+    if rival >= _AS_GOOD * scores[best]:  # of two poses that fit alike one is wrong: a row of poles, from either side
+        confidence = min(confidence, 0.5)
     matched = mine.quality > 0.1
     target_level, source_level = (
         from_rotation_translation(rotation_to_level(graph.up), np.zeros(3)) for graph in (target, source)

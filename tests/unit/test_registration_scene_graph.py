@@ -365,11 +365,23 @@ def test_a_graph_of_hardly_a_node_matches_nothing(count: int) -> None:
         assert not match_scene_graphs(*pair).converged
 
 
-def test_nodes_that_all_stand_in_one_place_fix_no_pose() -> None:
-    count = 20
-    heap = SceneGraph(
-        0, "lidar", np.array([0.0, 0.0, 1.0]), 1.8, np.zeros(count, np.uint8), np.tile([10.0, 3.0, 0.0], (count, 1)),
+def poles(xy_m: Array) -> SceneGraph:
+    """Equal poles at (N, 2), seen by a level sensor."""
+    count = len(xy_m)
+    return SceneGraph(
+        0, "lidar", np.array([0.0, 0.0, 1.0]), 1.8, np.zeros(count, np.uint8), np.c_[xy_m, np.zeros(count)],
         np.full((count, 3), 0.3), np.full(count, np.nan), np.ones(count),
     )  # fmt: skip
+
+
+def test_nodes_that_all_stand_in_one_place_fix_no_pose() -> None:
+    heap = poles(np.tile([10.0, 3.0], (20, 1)))
     found = match_scene_graphs(heap, heap)
     assert (found.converged, found.confidence) == (False, 0.0)
+
+
+def test_a_row_of_poles_that_fits_from_either_side_is_not_believed() -> None:
+    row = poles(np.stack([np.linspace(-30.0, 30.0, 8), np.zeros(8)], axis=1))
+    found = match_scene_graphs(row, row)
+    assert not found.converged
+    assert found.confidence <= 0.5
