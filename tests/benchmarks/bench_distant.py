@@ -12,8 +12,8 @@ the true trajectory. Pairs at one place of two worlds that do not belong togethe
 
 Truth of drive0005: the positions are GPS without corrections, up to 2.3 m off over 45 m, as much as a right pair may
 be off at all. So the truth between two scans is the chain of scan-to-map registrations from one to the other, whose
-errors over such a way are a few decimetres; direct registration of distant pairs from either guess agrees with the
-chain and not with the GPS. "truth against GPS" says how far they are apart; recalls against the GPS are printed too.
+errors over such a way are a few decimetres: KISS-ICP's chain, which shares no code with ours, is within 0.31 m and 0.35
+degrees of it over 40 to 50 m, and both are 1.9 m from the GPS (median). "truth against GPS" says how far they are apart; recalls against the GPS are printed too.
 
 Open3D: FPFH and RANSAC as its documentation sets them (normals within 2 voxels, features within 5, mutual matches,
 edge lengths to 0.9, 100,000 draws, confidence 0.999), then point-to-plane ICP; voxels of 0.5 m and of 1 m. KISS-Matcher
