@@ -56,6 +56,7 @@ def find_walls(columns: Columns, config: WallConfig) -> Nodes:
     xy = columns.xy_m[tall]
     bins = int(2.0 * config.max_range_m / _OFFSET_M) + 2
     votes = np.floor((xy @ np.stack([np.cos(_ANGLES_RAD), np.sin(_ANGLES_RAD)]) + config.max_range_m) / _OFFSET_M)
+    votes = np.clip(votes, 0, bins - 1)  # a column on the border of the range has its centre beyond
     cells = votes.astype(np.int64) + bins * np.arange(len(_ANGLES_RAD))
     heap = np.bincount(cells.ravel(), minlength=bins * len(_ANGLES_RAD))
     free = np.ones(len(tall), bool)

@@ -20,10 +20,12 @@ from devices.sensors.simulated.lidar import sweep
 from devices.sensors.simulated.motion import states_at, stream
 from devices.sensors.simulated.world import WorldConfig, make_lidar, make_scene
 from registration.odometry import deskew
+from registration.scene_columns import Columns
 from registration.scene_graph import CORNER, KINDS, OBJECT, PERSON, POLE, VEHICLE, WALL, SceneGraph
 from registration.scene_graph_wire import MAX_BYTES, MAX_NODES, VERSION, decode_scene_graph, encode_scene_graph
 from registration.scene_match import MatchConfig, match_scene_graphs
 from registration.scene_nodes import NodeConfig, build_scene_graph, rotation_to_level
+from registration.scene_walls import WallConfig, find_walls
 from tercel.core.errors import Rejected
 from tercel.core.geometry import (
     from_rotation_translation,
@@ -385,3 +387,13 @@ def test_a_row_of_poles_that_fits_from_either_side_is_not_believed() -> None:
     found = match_scene_graphs(row, row)
     assert not found.converged
     assert found.confidence <= 0.5
+
+
+def test_a_column_just_beyond_the_range_is_no_error_of_the_wall_finder() -> None:
+    """The mean of a cell at the border may lie beyond it, on every side."""
+    bearings = np.linspace(-np.pi, np.pi, 361)
+    xy_m = np.stack([np.cos(bearings), np.sin(bearings)], axis=1) * (WallConfig().max_range_m + 0.3)
+    zero = np.zeros(len(xy_m))
+    cells = np.floor(xy_m / WallConfig().cell_m).astype(np.int64)
+    found = find_walls(Columns(xy_m, zero, zero + 3.0, zero, zero + 5, cells), WallConfig())
+    assert np.isfinite(found.centers_m).all()
