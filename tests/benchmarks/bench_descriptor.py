@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from bench_distant import SEED, WORLDS, Scans, chained, unpack_drive, world_pairs
+from distant_data import SEED, WORLDS, Scans, chained, unpack_drive, world_pairs
 
 from registration.distant.keypoints import Prepared, describe, prepare
 from registration.distant.learned import describe_learned

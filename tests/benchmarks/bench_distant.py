@@ -13,7 +13,8 @@ the true trajectory. Pairs at one place of two worlds that do not belong togethe
 Truth of drive0005: the positions are GPS without corrections, up to 2.3 m off over 45 m, as much as a right pair may
 be off at all. So the truth between two scans is the chain of scan-to-map registrations from one to the other, whose
 errors over such a way are a few decimetres: KISS-ICP's chain, which shares no code with ours, is within 0.31 m and 0.35
-degrees of it over 40 to 50 m, and both are 1.9 m from the GPS (median). "truth against GPS" says how far they are apart; recalls against the GPS are printed too.
+degrees of it over 40 to 50 m, and both are 1.9 m from the GPS (median). "truth_to_gps" says how
+far they are apart in the pairs at hand; recalls against the GPS are printed too.
 
 Open3D: FPFH and RANSAC as its documentation sets them (normals within 2 voxels, features within 5, mutual matches,
 edge lengths to 0.9, 100,000 draws, confidence 0.999), then point-to-plane ICP; voxels of 0.5 m and of 1 m. KISS-Matcher
@@ -23,13 +24,12 @@ with voxels of 0.5 m, then our local registration.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,6 @@ from numpy.typing import NDArray  # noqa: E402
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from devices.sensors.simulated.lidar import sweep  # noqa: E402
-from devices.sensors.simulated.motion import states_at, stream  # noqa: E402
-from devices.sensors.simulated.world import WorldConfig, base_T_sensor, make_lidar, make_scene  # noqa: E402
 from registration.distant.evaluation import (  # noqa: E402
     MAX_ROTATION_DEG,
     MAX_TRANSLATION_M,
@@ -55,103 +52,24 @@ from registration.distant.evaluation import (  # noqa: E402
     roc,
     table,
 )
-from registration.distant.pairs import Pair, choose_pairs  # noqa: E402
+from registration.distant.pairs import choose_pairs  # noqa: E402
 from registration.distant.register import THRESHOLD, candidates, credit, register_distant  # noqa: E402
 from registration.local import register_local  # noqa: E402
-from registration.odometry import OdometryConfig, ScanToMapOdometry  # noqa: E402
 from tercel.core.errors import UserError, require  # noqa: E402
-from tercel.core.geometry import from_rotation_translation, inverse, transform_points  # noqa: E402
+from tests.benchmarks.distant_data import (  # noqa: E402
+    FIT_WORLDS,
+    SEED,
+    WORLDS,
+    chained,
+    read_pairs,
+    unpack_drive,
+    world_pairs,
+    write_pairs,
+    write_unrelated,
+)
 
 Array = NDArray[Any]
-Scans = Callable[[int], Array]
 Method = Callable[[Array, Array], tuple[Array, float]]
-
-WORLD_TIMES_S = np.arange(4.0, 44.0, 0.5)
-WORLDS = {
-    "street": ("street", 64, 64, 1000),
-    "street mixed": ("street", 64, 16, 1001),
-    "orchard": ("orchard", 64, 64, 1000),
-    "orchard mixed": ("orchard", 64, 16, 1001),
-}
-FIT_WORLDS = [
-    (world, 64, beams, seed) for seed in range(910, 914) for world in ("street", "orchard") for beams in (64, 16)
-]
-SEED = 7
-
-
-class World:
-    """A simulated drive's scans, each as one instant would have seen it, and their poses."""
-
-    def __init__(self, name: str, seed: int, beams: int) -> None:
-        self.seed, self.scene = seed, make_scene(name, seed)
-        self.lidar = make_lidar(WorldConfig(name=name, lidar_beams=beams))
-        self.base_T_lidar = base_T_sensor(name, "lidar")
-
-    def poses(self, times_s: Array) -> Array:
-        """world_T_lidar (N, 4, 4)."""
-        result: Array = states_at(self.scene.trajectory, times_s).world_T_base @ self.base_T_lidar
-        return result
-
-    def scan(self, k: int) -> Array:
-        """(N, 3) float32 in the sensor's frame at the sweep's end."""
-        end_s = float(WORLD_TIMES_S[k])
-        primitives = self.scene.snapshot(end_s).primitives
-        seen = sweep(self.lidar, self.scene.trajectory, primitives, end_s, stream(self.seed, 5, k))
-        offsets_s, row = np.unique(seen.time_offset_s, return_inverse=True)
-        end_T_sensor = inverse(self.poses(np.array([end_s]))[0]) @ self.poses(end_s + offsets_s)
-        points = np.einsum("nij,nj->ni", end_T_sensor[row, :3, :3], seen.points_m) + end_T_sensor[row, :3, 3]
-        result: Array = points.astype(np.float32)
-        return result
-
-
-def world_pairs(name: str, beams: int, other_beams: int, seed: int, per_bin: int) -> tuple[Scans, Scans, list[Pair]]:
-    target, source = World(name, seed, beams), World(name, seed, other_beams)
-    poses = target.poses(WORLD_TIMES_S)
-    return target.scan, source.scan, choose_pairs(poses, poses, per_bin=per_bin, seed=SEED)
-
-
-def unpack_drive(target: Path) -> tuple[Scans, Array]:
-    """drive0005's scans and its GPS poses."""
-    shared_data = Path(os.environ.get("TERCEL_DATA", REPOSITORY.parent / "shared" / "data"))
-    spec = importlib.util.spec_from_file_location("unpack", shared_data / "unpack.py")
-    if spec is None or spec.loader is None or not (shared_data / "unpack.py").is_file():
-        raise UserError(f"no recordings at {shared_data}: set TERCEL_DATA, or leave drive0005 out of --sequences")
-    unpack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unpack)
-    unpack.scans(shared_data / "kitti_drive0005" / "velodyne", target)
-    files = sorted(target.glob("*.bin"))
-    rows = np.loadtxt(shared_data / "kitti_drive0005" / "poses_velo_from_oxts.txt").reshape(-1, 3, 4)
-
-    def scan(k: int) -> Array:
-        return np.fromfile(files[k], np.float32).reshape(-1, 4)[:, :3]
-
-    return scan, from_rotation_translation(rows[:, :, :3], rows[:, :, 3])
-
-
-def chained(scan: Scans, count: int) -> Array:
-    """Poses (N, 4, 4) of the scans by scan-to-map registration."""
-    odometry = ScanToMapOdometry(OdometryConfig())
-    return np.array([odometry.step(scan(k), k * 100_000_000).odom_T_sensor for k in range(count)])
-
-
-def write_pairs(folder: Path, target: Scans, source: Scans, pairs: list[Pair], gps: Array | None = None) -> None:
-    """One .npz for each pair, the source turned as the pair says."""
-    folder.mkdir()
-    for k, pair in enumerate(pairs):
-        truth = pair.target_T_turned
-        by_gps = np.full((4, 4), np.nan)
-        if gps is not None:
-            by_gps = inverse(gps[pair.target]) @ gps[pair.source] @ inverse(pair.turned_T_source)
-        turned = transform_points(pair.turned_T_source, source(pair.source)).astype(np.float32)
-        np.savez(
-            folder / f"{k:04}.npz", target=target(pair.target), source=turned, truth=truth, gps=by_gps, bin=pair.bin_m
-        )
-
-
-def read_pairs(folder: Path, truth: str = "truth") -> Iterator[tuple[Array, Array, Array, tuple[float, float]]]:
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as data:
-            yield data["target"], data["source"], data[truth], tuple(data["bin"].tolist())
 
 
 def tercel_method(**options: Any) -> Method:
@@ -282,18 +200,6 @@ def write_sequences(folder: Path, names: list[str], per_bin: int, real_per_bin: 
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         write_unrelated(folder / f"{name} unrelated", folder / name, folder / other)
     return notes
-
-
-def write_unrelated(folder: Path, first: Path, second: Path) -> None:
-    """Targets of one sequence with sources of another: every fifth pair."""
-    folder.mkdir()
-    if first == second:
-        return
-    for k, (one, two) in enumerate(
-        zip(sorted(first.glob("*.npz"))[::5], sorted(second.glob("*.npz"))[::5], strict=False)
-    ):
-        with np.load(one) as a, np.load(two) as b:
-            np.savez(folder / f"{k:04}.npz", target=a["target"], source=b["source"], truth=np.eye(4), bin=(0.0, 0.0))
 
 
 def compare(names: list[str], methods: list[str], per_bin: int, real_per_bin: int) -> dict[str, Any]:
