@@ -235,7 +235,7 @@ def reported(run: dict[str, Any]) -> dict[str, Any]:
     by_gps = [
         m < MAX_TRANSLATION_M and deg < MAX_ROTATION_DEG
         for outcome, (m, deg) in zip(outcomes, run["gps"], strict=True)
-        if outcome.bin_m == farthest
+        if outcome.bin_m == farthest and not np.isnan(m)  # the worlds have no GPS
     ]
     wrong = [outcome.confidence for outcome in outcomes if not outcome.right] + run["unrelated"]
     return {
