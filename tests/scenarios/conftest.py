@@ -30,6 +30,7 @@ REAL_TIME = (
     "test_live_run",
     "test_offload_live",
     "test_ray_serve",
+    "test_serve_engine",
     "test_serve_faults",
     "test_serve_operation",
     "test_view",
