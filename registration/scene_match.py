@@ -68,6 +68,7 @@ class MatchConfig:
 
     max_distance_m: float = 60.0
     voters: int = 100
+    walls: int = 80
     candidates: int = 1000
     tried: int = 120
     refined: int = 24
@@ -122,6 +123,11 @@ def _point_votes(target: Plane, source: Plane, yaws: Array, config: MatchConfig)
     return found
 
 
+def _with_fewer_walls(graph: Plane, count: int) -> Plane:
+    kept = np.union1d(np.flatnonzero(graph.kinds != WALL), _heaviest(graph, WALL, count))
+    return Plane(*(values[kept] for values in graph))
+
+
 def _heaviest(graph: Plane, kind: int, count: int) -> Array:
     index = np.flatnonzero(graph.kinds == kind)
     return np.sort(index[np.argsort(-graph.weights[index], kind="stable")[:count]])
@@ -172,7 +178,7 @@ def match_scene_graphs(target: SceneGraph, source: SceneGraph, *, config: MatchC
     nothing = SceneMatch(np.full((4, 4), np.nan), 0.0, False, 0, 0, None, np.full((6, 6), np.nan), np.zeros(4))
     if min(len(target), len(source)) < config.min_nodes:
         return nothing
-    a, b = plane_of(target), plane_of(source)
+    a, b = (_with_fewer_walls(plane_of(graph), config.walls) for graph in (target, source))
     poses, scores, information, partners = _best_poses(a, b, config)
     best = int(np.argmax(scores))
     if scores[best] <= 0.0:

@@ -58,7 +58,7 @@ class Field(NamedTuple):
 
 def plane_of(graph: SceneGraph) -> Plane:
     """A graph as seen from above."""
-    wall = graph.kinds == WALL
+    wall = (graph.kinds == WALL) & np.isfinite(graph.yaws_rad)  # one that says not where it faces finds no partner
     yaw = np.where(wall, graph.yaws_rad, 0.0)
     normals = np.stack([np.cos(yaw), np.sin(yaw)], axis=1) * wall[:, None]
     floor = graph.centers_m[:, 2] - graph.sizes_m[:, 2] / 2.0

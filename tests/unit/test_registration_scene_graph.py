@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+import tracemalloc
 import zlib
 from dataclasses import replace
 from functools import cache
@@ -397,3 +398,15 @@ def test_a_column_just_beyond_the_range_is_no_error_of_the_wall_finder() -> None
     cells = np.floor(xy_m / WallConfig().cell_m).astype(np.int64)
     found = find_walls(Columns(xy_m, zero, zero + 3.0, zero, zero + 5, cells), WallConfig())
     assert np.isfinite(found.centers_m).all()
+
+
+@pytest.mark.parametrize("yaw_rad", [0.0, np.nan])
+def test_a_graph_of_nothing_but_walls_costs_little_memory(yaw_rad: float) -> None:
+    places = 5.0 * np.stack(np.meshgrid(np.arange(15.0), np.arange(16.0)), axis=-1).reshape(-1, 2)
+    walls = replace(poles(places), kinds=np.full(240, WALL, np.uint8), yaws_rad=np.full(240, yaw_rad))
+    tracemalloc.start()
+    try:
+        assert not match_scene_graphs(walls, walls).converged
+        assert tracemalloc.get_traced_memory()[1] < 600e6  # 4.5 GB when each was held against each
+    finally:
+        tracemalloc.stop()
