@@ -105,7 +105,7 @@ class RegisterRun:
             rows.append(("overlap", f"{self.local.inlier_ratio:.1%} of the source, {self.local.rmse_m:.3f} m RMSE"))
         rows += [("one sigma", words) for words in self.sigmas()]
         rows += [("not held", words) for words in self.open_directions()]
-        rows += [(name.replace("_", " "), f"{count:,}") for name, count in self.counts.items()]
+        rows += [(name.replace("_", " "), f"{count:,}") for name, count in self.counts.items() if count]
         rows.append(("took", f"{self.took_s:.2f} s, {self.method}"))
         return rows
 
