@@ -94,8 +94,9 @@ def fit(
             break
         if held is None and moved_m < 0.5 * match_m:
             match, width = match_m, _NARROW_M
-            held = local_map.settle(scan, state.odom_T_lidar, before.odom_T_lidar, match_m, reach_m)
-            opened = _projector(held, scan.points()[:, :3])
+            points_m, normals = scan.points()[:, :3], scan.normals()[:, :3]
+            held = local_map.settle(points_m, normals, state.odom_T_lidar, before.odom_T_lidar, match_m, reach_m)
+            opened = _projector(held, points_m)
     if held is None:
         return None
     reported = _reported(state, posterior, held, opened)

@@ -131,7 +131,8 @@ def register_local(
     ratio = near.num_inliers / source.size()
     if not stands or ratio < min_overlap or near.num_inliers < MIN_POINTS or not np.isfinite(found).all():
         return unaligned(found, "not converged", iterations, ratio)
-    settled = settle(target, source, tree, found, pose, voxel_m, open_m=reach_m)
+    source_m, normals = source.points()[:, :3], source.normals()[:, :3]
+    settled = settle(target, tree, source_m, normals, found, pose, voxel_m, open_m=reach_m)
     count = len(settled.degenerate_directions)
     if count == 6:
         return unaligned(found, "not converged", iterations, ratio)
@@ -168,14 +169,18 @@ def align(
     guess: Array,
     match_m: float,
     max_iterations: int,
+    method: Literal["GICP", "PLANE_ICP"] = "GICP",
 ) -> Any:
-    """small_gicp's result of one pass of GICP, with partners no farther than match_m, on one thread."""
+    """small_gicp's result of one pass, with partners no farther than match_m, on one thread.
+
+    GICP needs covariances of both clouds, PLANE_ICP but the target's normals.
+    """
     return small_gicp.align(
         target,
         source,
         tree,
         guess,
-        registration_type="GICP",
+        registration_type=method,
         max_correspondence_distance=match_m,
         num_threads=1,
         max_iterations=max_iterations,
@@ -186,20 +191,22 @@ def align(
 
 def settle(
     target: small_gicp.PointCloud,
-    source: small_gicp.PointCloud,
     tree: small_gicp.KdTree,
+    source_m: Array,
+    normals: Array,
     aligned: Array,
     guess: Array,
     match_m: float,
     open_m: float,
 ) -> Settled:
-    """The robust point-to-plane pose next to an aligned one (4, 4), and how the partners hold it.
+    """The robust point-to-plane pose of points (N, 3) with normals (N, 3) next to an aligned one (4, 4), and how well
+    their partners hold it.
 
     Partners are nearer than match_m, and their normals agree: on a lone scan line a normal is but noise, and holds
-    nothing. Both clouds need normals. Along directions that nothing holds the guess stands, and the covariance lets the
-    points move by open_m.
+    nothing. The target needs normals, too. Along directions that nothing holds the guess stands, and the covariance
+    lets the points move by open_m.
     """
-    planes = _partners(target, source, tree, aligned, match_m)
+    planes = _partners(target, tree, source_m, normals, aligned, match_m)
     metric = motion_metric(planes.points_m)
     open_directions, held = _split_directions(planes.jacobian(aligned), planes.points_m, metric)
     pose = _remapped(aligned, guess, open_directions, metric)
@@ -242,17 +249,16 @@ class _Planes:
 
 
 def _partners(
-    target: small_gicp.PointCloud, source: small_gicp.PointCloud, tree: small_gicp.KdTree, pose: Array, match_m: float
+    target: small_gicp.PointCloud, tree: small_gicp.KdTree, points_m: Array, normals: Array, pose: Array, match_m: float
 ) -> _Planes:
     """The points with a partner nearer than match_m and of the same normal."""
-    points = source.points()[:, :3]
-    indices, squared = tree.batch_nearest_neighbor_search(transform_points(pose, points))
+    indices, squared = tree.batch_nearest_neighbor_search(transform_points(pose, points_m))
     near = np.flatnonzero(np.asarray(squared) < match_m**2)
     partners = np.asarray(indices)[near]
-    normals = target.normals()[partners, :3]
-    own = np.einsum("nj,ij->ni", source.normals()[near, :3], pose[:3, :3])
-    agreeing = np.abs(np.einsum("ni,ni->n", own, normals)) > _AGREEING_NORMALS
-    columns = (points[near][agreeing], target.points()[partners[agreeing], :3], normals[agreeing])
+    theirs = target.normals()[partners, :3]
+    own = np.einsum("nj,ij->ni", normals[near], pose[:3, :3])
+    agreeing = np.abs(np.einsum("ni,ni->n", own, theirs)) > _AGREEING_NORMALS
+    columns = (points_m[near][agreeing], target.points()[partners[agreeing], :3], theirs[agreeing])
     return _Planes(*(np.ascontiguousarray(rows.T) for rows in columns))
 
 

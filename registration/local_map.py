@@ -27,9 +27,9 @@ class MapConfig:
 
     map_voxel_m: float = 0.5
     neighbours: int = 10
-    keyframe_m: float = 1.0
+    keyframe_m: float = 1.5
     keyframe_rad: float = 0.5
-    keyframes: int = 10
+    keyframes: int = 8
     max_iterations: int = 30
 
     def __post_init__(self) -> None:
@@ -71,17 +71,28 @@ class LocalMap:
         moved_m, turned_rad = np.linalg.norm(motion[:3, 3]), np.linalg.norm(so3_log(motion[:3, :3]))
         return bool(moved_m > self.config.keyframe_m or turned_rad > self.config.keyframe_rad)
 
+    def reach(self, points_m: Array, guess: Array, reach_m: float) -> tuple[Array, int]:
+        """Where points (N, 3) lie from a poor guess, to a few centimetres, and how many find a partner there.
+
+        Point to plane, which needs no normals of the points: these may still be bent by an unknown velocity.
+        """
+        cloud, tree = self._built()
+        found = align(
+            cloud, small_gicp.PointCloud(points_m), tree, guess, reach_m, self.config.max_iterations, method="PLANE_ICP"
+        )
+        return np.array(found.T_target_source), int(found.num_inliers)
+
     def align(self, scan: small_gicp.PointCloud, guess: Array, match_m: float) -> Any:
         """small_gicp's result for a scan from a first guess, with partners no farther than match_m."""
         cloud, tree = self._built()
         return align(cloud, scan, tree, guess, match_m, self.config.max_iterations)
 
     def settle(
-        self, scan: small_gicp.PointCloud, aligned: Array, guess: Array, match_m: float, open_m: float
+        self, points_m: Array, normals: Array, aligned: Array, guess: Array, match_m: float, open_m: float
     ) -> Settled:
-        """The robust pose next to an aligned one, and how the scan holds it, see registration.local.settle."""
+        """The robust pose next to an aligned one, and how the points hold it, see registration.local.settle."""
         cloud, tree = self._built()
-        return settle(cloud, scan, tree, aligned, guess, match_m, open_m)
+        return settle(cloud, tree, points_m, normals, aligned, guess, match_m, open_m)
 
     def _built(self) -> tuple[small_gicp.PointCloud, small_gicp.KdTree]:
         if self.cloud is None or self.tree is None:

@@ -8,8 +8,10 @@ the map. It departs from KISS-ICP in these things (tests/benchmarks/bench_odomet
 - correspondences are looked for twice, far (to reach the map from a poor prediction) and then near (for precision, and
   so that what moved since the map was made finds no partner), in place of a threshold that adapts over many scans;
 - a sweep is straightened to its middle, not its end: an error of the velocity then bends its two halves in opposite
-  ways and leaves the pose alone. When the alignment finds another velocity, the sweep is straightened once more; so is
-  the first one, whose velocity only the second tells;
+  ways and leaves the pose alone. Thinned points keep their times, and are straightened anew with the velocity that each
+  pass finds; so is the first sweep, whose velocity only the second tells;
+- a pose that no machine could have reached since the last one (a scan that is flat, or of another sensor) is not
+  believed at once, but only if the next scan says so, too;
 - the map is a few keyframes, kept as points and made anew when the sensor has moved on: a sensor that stands still
   cannot drift, and memory is bounded by the number of keyframes;
 - each pose comes with a covariance, the directions that nothing holds, and a health; a sensor that is lost looks for
@@ -20,15 +22,17 @@ Nothing here reads a clock, and small_gicp runs on one thread: its parallel sums
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import small_gicp
 from numpy.typing import NDArray
 
-from registration.local import inverted
-from registration.local_map import LocalMap, MapConfig
+from registration.local import Settled, inverted
+from registration.local_map import LocalMap
+from registration.odometry_config import OdometryConfig
+from registration.stamps import StampOrder
 from registration.sweep import Sweep, deskew, usable_sweep, within_range
 from tercel.core.errors import Rejected
 from tercel.core.geometry import inverse, se3_exp, se3_log, skew
@@ -49,54 +53,8 @@ Status = Literal["started", "registered", "predicted", "recovered", "restarted"]
 Health = Literal["tracking", "degraded", "lost"]
 
 _UNKNOWN_ACCELERATION = np.repeat([2.0, 1.0], 3)  # m/s^2, rad/s^2: what a prediction knows nothing of
+_UNBELIEVABLE_M = 0.5
 _NOTHING_OPEN = np.zeros((0, 6))
-
-
-@dataclass(frozen=True)
-class OdometryConfig(MapConfig):
-    """What MapConfig has, and the following. Lengths suit a 16 to 64 beam scanner outdoors; halve match_m in rooms.
-
-    min_range_m, max_range_m: nearer and farther points are dropped (the robot itself; noise).
-    scan_voxel_m: edge of the grid that thins the scan that is aligned; coarser than the map's.
-    reach_m, match_m: how far a point looks for its partner in the map, in the first and in the second pass.
-    min_points: a thinned scan with fewer is rejected.
-    min_overlap: share of the scan's points that must find a partner, or else the prediction stands.
-    good_overlap: with a smaller share the health is degraded.
-    max_predicted: after so many scans in a row without a match the sensor is lost.
-    recoveries: how many scans a lost sensor looks for the map with, by global registration; then the map is begun anew
-    where the prediction puts it.
-    max_prediction_s: the last velocity is trusted for no longer than this.
-    deskew: undo the sensor's motion within a sweep, if the points carry times.
-    bend_m: a sweep is straightened again if the velocity found would move its ends by more than this.
-    """
-
-    min_range_m: float = 0.5
-    max_range_m: float = 100.0
-    scan_voxel_m: float = 0.75
-    reach_m: float = 2.0
-    match_m: float = 0.5
-    min_points: int = 50
-    min_overlap: float = 0.3
-    good_overlap: float = 0.4
-    max_predicted: int = 5
-    recoveries: int = 2
-    max_prediction_s: float = 1.0
-    deskew: bool = True
-    bend_m: float = 0.02
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("scan_voxel_m", "reach_m", "match_m", "max_prediction_s", "bend_m"):
-            if not 0.0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0.0 <= self.min_range_m < self.max_range_m < np.inf:
-            raise ValueError(f"min_range_m must be 0 or more and below max_range_m, not {self.min_range_m}")
-        for name in ("min_overlap", "good_overlap"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
-        for name, least in (("min_points", 10), ("max_predicted", 0), ("recoveries", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +87,20 @@ class OdometryResult:
 
 
 @dataclass(frozen=True, eq=False)
+class _Scan:
+    """A sweep straightened with a twist, and thinned: for the map, and further for the alignment."""
+
+    dense: Sweep
+    sparse: Sweep
+    twist: Array
+
+    def straightened(self, twist: Array) -> _Scan:
+        """As if it had been straightened with another twist."""
+        dense, sparse = (part.straightened(twist, self.twist) for part in (self.dense, self.sparse))
+        return _Scan(dense, sparse, twist)
+
+
+@dataclass(frozen=True, eq=False)
 class _Alignment:
     odom_T_middle: Array
     overlap: float
@@ -147,10 +119,12 @@ class ScanToMapOdometry:
         self.map = LocalMap(self.config)
         self._odom_T_middle = np.eye(4)
         self._twist = np.zeros(6)
-        self._stamp_ns: int | None = None
+        self._twist_is_known = False
+        self._doubted: tuple[Array, Array] | None = None  # a pose and a velocity that nobody could have reached
+        self._order = StampOrder()
         self._middle_s = 0.0
         self._failures = 0
-        self._first: Sweep | None = None
+        self._first: _Scan | None = None
         self._covariance = np.zeros((6, 6))
         self._drift = np.zeros((6, 6))
 
@@ -165,8 +139,7 @@ class ScanToMapOdometry:
         sweep's middle is not after the one before, or if the points' times lie further apart than any sweep's.
         """
         config = self.config
-        if self._stamp_ns is not None and stamp_ns <= self._stamp_ns:
-            raise Rejected("stamp not after the one before")
+        step_ns = self._order.step_ns(stamp_ns)
         if twist is not None and not np.isfinite(twist).all():
             raise Rejected("twist not finite")
         sweep = usable_sweep(
@@ -177,31 +150,39 @@ class ScanToMapOdometry:
             config.min_points,
         )
         velocity = self._twist if twist is None else np.asarray(twist, dtype=np.float64)
-        dense, scan = self._prepared(sweep, velocity)
-        if self._stamp_ns is None:
-            return self._start(sweep, dense, stamp_ns)
+        scan = self._thinned(sweep, velocity)
+        if self._order.newest_ns is None:
+            return self._start(scan, stamp_ns)
 
-        dt_s = (stamp_ns - self._stamp_ns) * 1e-9 + sweep.middle_s - self._middle_s
+        dt_s = (self._order.since_leap_ns() if step_ns is None else step_ns) * 1e-9 + sweep.middle_s - self._middle_s
         if dt_s <= 0.0:
             raise Rejected("points not measured after those before")
-        predicted = self._odom_T_middle @ se3_exp(velocity * min(dt_s, config.max_prediction_s))
-        found = self._align(scan, predicted, (config.reach_m, config.match_m))
-        if found.good and dt_s < config.max_prediction_s:
-            moving = self._velocity_to(found.odom_T_middle, dt_s) if twist is None else velocity
+        predicted, reached = self._reached(scan, velocity, dt_s)
+        if dt_s < config.max_prediction_s:
+            moving = self._velocity_to(reached, dt_s) if twist is None else velocity
             if self._first is not None:
                 begin = self._begin_again(self._first, moving)
-                predicted, found = begin @ predicted, replace(found, odom_T_middle=begin @ found.odom_T_middle)
-            if sweep.bend_m(moving - velocity) > config.bend_m:
-                dense, scan = self._prepared(sweep, moving)
-                found = self._align(scan, found.odom_T_middle, (config.match_m,))
-        if not found.good:
+                predicted, reached = begin @ predicted, begin @ reached
+            scan = scan.straightened(moving)
+        cloud = self._with_normals(scan)
+        found = self._aligned(cloud, predicted, reached)
+        if found.good and dt_s < config.max_prediction_s:
+            scan = scan.straightened(self._velocity_to(found.odom_T_middle, dt_s) if twist is None else velocity)
+        held = self._settled(found, scan, cloud, predicted)
+        self._doubted = None
+        if held is not None and self._is_beyond_reach(held.target_T_source, predicted, dt_s):
+            self._doubted = (held.target_T_source, self._velocity_to(held.target_T_source, dt_s))
+            held = None
+        if held is None:
             self._failures += 1
             if self._is_lost():
-                found = self._sought_in_the_whole_map(scan, dense)
-        self._first, self._stamp_ns, self._middle_s = None, stamp_ns, sweep.middle_s
-        if found.good:
-            return self._follow(found, scan, dense, predicted, dt_s)
-        return self._go_on_without(found, dense, predicted, dt_s)
+                found = self._sought_in_the_whole_map(cloud, scan)
+                held = self._settled(found, scan, cloud, predicted)
+        self._first, self._middle_s = None, sweep.middle_s
+        self._order.accept(stamp_ns)
+        if held is not None:
+            return self._follow(found, held, scan, dt_s)
+        return self._go_on_without(found, scan, predicted, dt_s)
 
     def pose_covariance(self) -> Array:
         """Covariance (6, 6) of the last pose in the odometry frame: the alignment's, and what the map has drifted.
@@ -210,27 +191,27 @@ class ScanToMapOdometry:
         """
         return self._covariance + self._drift
 
-    def _start(self, sweep: Sweep, dense: Array, stamp_ns: int) -> OdometryResult:
-        self.map.add(dense, self._odom_T_middle)
-        self._first, self._stamp_ns, self._middle_s = sweep, stamp_ns, sweep.middle_s
+    def _start(self, scan: _Scan, stamp_ns: int) -> OdometryResult:
+        self.map.add(scan.dense.points_m, self._odom_T_middle)
+        self._first, self._middle_s = scan, scan.dense.middle_s
+        self._order.accept(stamp_ns)
         pose = self._odom_T_middle.copy()
         return OdometryResult("started", pose, None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
 
-    def _begin_again(self, first: Sweep, twist: Array) -> Array:
+    def _begin_again(self, first: _Scan, twist: Array) -> Array:
         """Make the map of the first sweep once its velocity is known: (4, 4), its middle after its stamp."""
-        self._odom_T_middle = se3_exp(twist * first.middle_s)
+        self._odom_T_middle = se3_exp(twist * first.dense.middle_s)
         self.map.clear()
-        self.map.add(self._prepared(first, twist)[0], self._odom_T_middle)
+        self.map.add(first.straightened(twist).dense.points_m, self._odom_T_middle)
         return self._odom_T_middle
 
-    def _follow(
-        self, found: _Alignment, scan: small_gicp.PointCloud, dense: Array, predicted: Array, dt_s: float
-    ) -> OdometryResult:
+    def _follow(self, found: _Alignment, held: Settled, scan: _Scan, dt_s: float) -> OdometryResult:
         """The alignment stands, but for the directions that nothing holds."""
         config, recovered = self.config, self._is_lost()
-        held = self.map.settle(scan, found.odom_T_middle, predicted, config.match_m, config.reach_m)
-        pose = held.target_T_source
-        before, self._twist = self._twist, np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
+        pose, before = held.target_T_source, self._twist
+        if dt_s < config.max_prediction_s:  # over longer times a mean velocity tells little of today's
+            self._twist = np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
+            self._twist_is_known = not recovered
         self._drift = carried(self._drift, inverse(pose) @ self._odom_T_middle)
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
         covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))
@@ -239,7 +220,7 @@ class ScanToMapOdometry:
         if keyframe:
             # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
             self._drift = self._drift + (2.0 / (len(self.map.keyframes) + 1.0)) ** 2 * held.covariance
-            self.map.add(dense, pose)
+            self.map.add(scan.dense.points_m, pose)
         sound = len(held.degenerate_directions) == 0 and found.overlap >= config.good_overlap
         return OdometryResult(
             status="recovered" if recovered else "registered",
@@ -254,7 +235,7 @@ class ScanToMapOdometry:
             keyframe=keyframe,
         )
 
-    def _go_on_without(self, found: _Alignment, dense: Array, predicted: Array, dt_s: float) -> OdometryResult:
+    def _go_on_without(self, found: _Alignment, scan: _Scan, predicted: Array, dt_s: float) -> OdometryResult:
         """The prediction stands; if the map has been sought in vain, another begins there."""
         lost = self._is_lost()
         given_up = lost and self._failures >= self.config.max_predicted + self.config.recoveries
@@ -264,10 +245,10 @@ class ScanToMapOdometry:
             carried(self._drift, back),
             carried(self._covariance, back) + np.diag(strayed**2),
         )
-        self._odom_T_middle = predicted
+        self._odom_T_middle, self._twist_is_known = predicted, False
         if given_up:
             self.map.clear()
-            self.map.add(dense, predicted)
+            self.map.add(scan.dense.points_m, predicted)
             self._twist, self._failures = np.zeros(6), 0
             self._drift, self._covariance = self._drift + self._covariance, np.zeros((6, 6))
         return OdometryResult(
@@ -294,16 +275,58 @@ class ScanToMapOdometry:
         pose: Array = self._odom_T_middle @ se3_exp(-self._middle_s * self._twist)
         return pose
 
-    def _prepared(self, sweep: Sweep, twist: Array) -> tuple[Array, small_gicp.PointCloud]:
-        """The sweep straightened and thinned for the map (M, 3) and, further, for the alignment."""
-        config = self.config
-        points = sweep.straightened(twist).astype(np.float64)
-        dense = small_gicp.voxelgrid_sampling(small_gicp.PointCloud(points), config.map_voxel_m)
-        scan = small_gicp.voxelgrid_sampling(dense, config.scan_voxel_m)
-        if scan.size() < config.min_points:
+    def _thinned(self, sweep: Sweep, twist: Array) -> _Scan:
+        """Raises Rejected if too little is left."""
+        dense = sweep.straightened(twist).thinned(self.config.map_voxel_m)
+        sparse = dense.thinned(self.config.scan_voxel_m)
+        if len(sparse.points_m) < self.config.min_points:
             raise Rejected("too few usable points")
-        small_gicp.estimate_normals_covariances(scan, small_gicp.KdTree(scan), config.neighbours)
-        return dense.points()[:, :3], scan
+        return _Scan(dense, sparse, twist)
+
+    def _with_normals(self, scan: _Scan) -> small_gicp.PointCloud:
+        cloud = small_gicp.PointCloud(scan.sparse.points_m)
+        small_gicp.estimate_normals_covariances(cloud, small_gicp.KdTree(cloud), self.config.neighbours)
+        return cloud
+
+    def _reached(self, scan: _Scan, velocity: Array, dt_s: float) -> tuple[Array, Array]:
+        """The predicted pose and where the scan then finds the map.
+
+        After a long gap, or after a stamp that was wrong, the sensor may be anywhere on the way that it was going.
+        A pose that was not believed may have been true.
+        """
+        config = self.config
+        ways_s = [dt_s]
+        if dt_s >= config.max_prediction_s:
+            far_m = float(np.linalg.norm(velocity[:3])) * config.max_prediction_s
+            ways_s = np.linspace(0.0, config.max_prediction_s, 2 + int(min(far_m / config.reach_m, 20.0))).tolist()
+        guesses = [self._odom_T_middle @ se3_exp(velocity * way_s) for way_s in ways_s]
+        if self._doubted is not None:
+            guesses.append(self._doubted[0] @ se3_exp(self._doubted[1] * min(dt_s, config.max_prediction_s)))
+        reached = [self.map.reach(scan.sparse.points_m, guess, config.reach_m) for guess in guesses]
+        best = max(range(len(guesses)), key=lambda k: reached[k][1])
+        return guesses[best], reached[best][0] if np.isfinite(reached[best][0]).all() else guesses[best]
+
+    def _aligned(self, cloud: small_gicp.PointCloud, predicted: Array, reached: Array) -> _Alignment:
+        """The fine alignment; if it fails, once more with the coarse one by the more careful GICP."""
+        found = self._align(cloud, reached, (self.config.match_m,))
+        return found if found.good else self._align(cloud, predicted, (self.config.reach_m, self.config.match_m))
+
+    def _settled(
+        self, found: _Alignment, scan: _Scan, cloud: small_gicp.PointCloud, predicted: Array
+    ) -> Settled | None:
+        """The robust pose next to a good alignment, of the points as they lie by the velocity found since."""
+        if not found.good:
+            return None
+        normals, config = cloud.normals()[:, :3], self.config
+        return self.map.settle(
+            scan.sparse.points_m, normals, found.odom_T_middle, predicted, config.match_m, config.reach_m
+        )
+
+    def _is_beyond_reach(self, odom_T_middle: Array, predicted: Array, dt_s: float) -> bool:
+        """Whether no acceleration explains how far a pose is from the prediction, if that rests on the last scan."""
+        strayed_m = float(np.linalg.norm(odom_T_middle[:3, 3] - predicted[:3, 3]))
+        allowed_m = _UNBELIEVABLE_M + 0.5 * self.config.max_acceleration_mps2 * dt_s * dt_s
+        return self._twist_is_known and dt_s < self.config.max_prediction_s and strayed_m > allowed_m
 
     def _align(self, scan: small_gicp.PointCloud, guess: Array, widths_m: tuple[float, ...]) -> _Alignment:
         """GICP of a scan with the map from a guess, with partners ever nearer, pass by pass.
@@ -320,7 +343,7 @@ class ScanToMapOdometry:
         good = bool(best.converged and overlap >= self.config.min_overlap and np.isfinite(pose).all())
         return _Alignment(pose, overlap, iterations, good)
 
-    def _sought_in_the_whole_map(self, scan: small_gicp.PointCloud, dense: Array) -> _Alignment:
+    def _sought_in_the_whole_map(self, cloud: small_gicp.PointCloud, scan: _Scan) -> _Alignment:
         """Global registration of a lost sensor's scan with the map; believed only if the scans overlap well, too."""
         nothing = _Alignment(self._odom_T_middle, 0.0, 0, good=False)
         if self.config.recoveries == 0 or self.map.cloud is None:
@@ -328,9 +351,9 @@ class ScanToMapOdometry:
         from registration.global_ import GlobalConfig, register_global  # seldom needed
 
         map_m, config = self.map.cloud.points()[:, :3], GlobalConfig(target_is_map=True)
-        somewhere = register_global(map_m, dense, config=config)
+        somewhere = register_global(map_m, scan.dense.points_m, config=config)
         found = (
-            self._align(scan, somewhere.target_T_source, (self.config.reach_m, self.config.match_m))
+            self._align(cloud, somewhere.target_T_source, (self.config.reach_m, self.config.match_m))
             if somewhere.converged
             else nothing
         )

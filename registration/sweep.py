@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 _NO_ROTATION_RADPS = 1e-9
 _LONGEST_SWEEP_S = 2.0
-_LEVER_M = 10.0  # how far away points are, to weigh turning against moving
+MAX_CELLS = 2**20  # of a grid, from its middle to its end
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +28,38 @@ class Sweep:
     time_s: Array | None
     middle_s: float
 
-    def straightened(self, twist: Array) -> Array:
-        """The points as the sweep's middle would have seen them."""
-        return self.points_m if self.time_s is None else deskew(self.points_m, self.time_s, twist)
-
-    def bend_m(self, change_of_twist: Array) -> float:
-        """How far the sweep's ends move if the twist changes."""
+    def straightened(self, twist: Array, instead_of: Array | None = None) -> Sweep:
+        """The points as the sweep's middle would have seen them, if they have been straightened with another twist."""
         if self.time_s is None:
-            return 0.0
-        speed_mps = np.linalg.norm(change_of_twist[:3]) + _LEVER_M * np.linalg.norm(change_of_twist[3:])
-        return float(speed_mps * np.abs(self.time_s).max())
+            return self
+        points_m = self.points_m if instead_of is None else deskew(self.points_m, self.time_s, -instead_of)
+        return Sweep(deskew(points_m, self.time_s, twist), self.time_s, self.middle_s)
+
+    def thinned(self, edge_m: float) -> Sweep:
+        """One point a voxel: the mean of those in it, with their mean time."""
+        if self.time_s is None:
+            return Sweep(voxel_means(self.points_m, edge_m), None, self.middle_s)
+        means = voxel_means(np.column_stack([self.points_m, self.time_s]), edge_m)
+        return Sweep(means[:, :3], means[:, 3], self.middle_s)
+
+
+def voxel_means(rows: Array, edge_m: float) -> Array:
+    """The means (M, C) float64 of the rows (N, C), x y z and more, of each voxel that has any, in the grid's order.
+
+    small_gicp's grid does it for x y z alone, and no faster: where scans come in the order of the sweep, the stable
+    sort has little to do. The grid has at most 2^21 cells a side, as the caller must see to.
+    """
+    key = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T[:3]:
+        cell = np.floor(column * column.dtype.type(1.0 / edge_m)).astype(np.int64)
+        cell -= cell.min()
+        key *= cell.max() + 1
+        key += cell
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    sums: Array = np.add.reduceat(rows.take(order, axis=0), first, axis=0, dtype=np.float64)
+    return sums / np.diff(first, append=len(key))[:, None]
 
 
 def usable_sweep(

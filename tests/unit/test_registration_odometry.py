@@ -483,3 +483,72 @@ def test_a_real_pair_half_a_metre_apart_is_registered_to_the_known_answer(shared
     # small_gicp's own GICP, thinned to 0.25 m, is 0.7 cm and 0.33 degrees off, and without thinning defines the answer
     assert np.linalg.norm(error[:3, 3]) < 0.02
     assert np.degrees(np.linalg.norm(se3_log(error)[3:])) < 0.4
+
+
+def flattened(points_m: Array) -> Array:
+    return np.asarray(points_m * np.array([1.0, 1.0, 0.0], dtype=points_m.dtype))
+
+
+@pytest.mark.parametrize("damaged", [6, 7, 20])
+def test_one_flattened_scan_bends_neither_the_pose_nor_the_map(damaged: int) -> None:
+    scans, truth = [points for points, _ in room_walk()[0][:30]], room_walk()[1][:30]
+    scans[damaged] = flattened(scans[damaged])
+    results = follow(scans)
+    error_m = np.linalg.norm(poses_of(results)[:, :3, 3] - truth[:, :3, 3], axis=1)
+    assert error_m[damaged] < 0.1
+    assert np.delete(error_m, damaged).max() < 0.03
+    assert not results[damaged].keyframe
+
+
+@pytest.mark.parametrize("ahead_s", [0.4, 3.0, 3600.0])
+def test_one_stamp_from_the_future_costs_two_scans_and_not_the_rest(ahead_s: float) -> None:
+    odometry, poses = ScanToMapOdometry(ROOM_CONFIG), {}
+    scans, truth = room_walk()
+    for k, (points, _) in enumerate(scans[:20]):
+        try:
+            poses[k] = odometry.step(points, k * PERIOD_NS + (k == 9) * round(ahead_s * 1e9))
+        except Rejected:
+            continue
+    assert len(poses) == 18
+    assert {result.status for result in poses.values()} == {"started", "registered"}
+    for k, result in poses.items():
+        np.testing.assert_allclose(result.odom_T_sensor, truth[k], atol=0.03, err_msg=str(k))
+
+
+def test_a_clock_that_is_set_back_costs_two_scans_and_the_map_stays() -> None:
+    odometry, rejected = started(10), 0
+    scans, truth = room_walk()
+    for k in range(10, 20):
+        try:
+            result = odometry.step(scans[k][0], k * PERIOD_NS - 3_600_000_000_000)
+        except Rejected as reason:
+            assert "stamp" in str(reason)
+            rejected += 1
+    assert rejected == 2
+    assert result.status == "registered"
+    np.testing.assert_allclose(result.odom_T_sensor, truth[19], atol=0.02)
+
+
+def test_stragglers_alone_never_turn_the_clock_back() -> None:
+    odometry, (scans, _) = started(5), room_walk()
+    for k in range(5, 15):
+        odometry.step(scans[k][0], k * PERIOD_NS)
+        with pytest.raises(Rejected, match="stamp"):
+            odometry.step(scans[k - 3][0], (k - 3) * PERIOD_NS)
+
+
+def test_a_lorry_that_passes_does_not_drag_a_sensor_that_stands() -> None:
+    rng = np.random.default_rng(0)
+    odometry, worst_m = ScanToMapOdometry(OdometryConfig()), 0.0
+    x, side = rng.uniform(-40, 40, 5000), rng.integers(0, 3, 5000)  # a road between two walls with pillars
+    y = np.where(side == 0, rng.uniform(-10, 10, 5000), np.where(side == 1, 10.0, -10.0))
+    y = y + np.where((side > 0) & (np.abs(x) % 8.0 < 1.0), np.sign(-y), 0.0)
+    street = np.column_stack([x, y, np.where(side == 0, -1.8, rng.uniform(-1.8, 4.0, 5000))])
+    u, v = rng.uniform(0.0, 1.0, (2, 5000))  # as many points: its side and its back
+    lorry = np.where((u < 0.7)[:, None], np.column_stack([12.0 * u / 0.7, 0.0 * u, 3.5 * v]),
+                     np.column_stack([0.0 * u, 2.5 * (u - 0.7) / 0.3, 3.5 * v]))  # fmt: skip
+    for k in range(40):
+        seen = np.concatenate([street, lorry + [-20.0 + 1.0 * k, 3.0, -1.5]]) + rng.normal(0, 0.01, (10_000, 3))
+        result = odometry.step(seen.astype(np.float32), k * PERIOD_NS)
+        worst_m = max(worst_m, float(np.linalg.norm(result.odom_T_sensor[:3, 3])))
+    assert worst_m < 0.03
