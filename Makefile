@@ -43,6 +43,10 @@ demo-recording: .venv/run.stamp
 
 .venv/bench.stamp: setup.py setup.cfg pyproject.toml | .venv/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,bench]'
+	@$(BIN)/python -c 'import open3d' 2>/dev/null || { \
+		echo "Installing libusb-1.0-0, without which Open3D cannot be loaded"; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq libusb-1.0-0; \
+	} || echo "Open3D cannot be loaded: benchmarks that have it as a peer will fail"
 	@touch .venv/run.stamp .venv/test.stamp $@
 
 # Trackers of others, whose dependencies exclude ours and one another: see peers.txt.

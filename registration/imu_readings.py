@@ -29,6 +29,7 @@ from registration.inertial import (
     Readings,
     lidar_jacobian,
 )
+from registration.stamps import StampOrder
 from tercel.core.errors import Rejected
 from tercel.core.geometry import inverse, skew, so3_exp
 
@@ -74,6 +75,7 @@ class ImuBuffer:
     def __init__(self, config: ImuConfig) -> None:
         self.config = config
         self.saturated = 0
+        self._order = StampOrder("IMU stamp")
         self._ranges = np.repeat([config.gyro_range_radps, config.accel_range_mps2], 3)
         self._stamps_ns: deque[int] = deque(maxlen=_CAPACITY)
         self._values: deque[Array] = deque(maxlen=_CAPACITY)
@@ -82,12 +84,21 @@ class ImuBuffer:
         return len(self._stamps_ns)
 
     def add(self, stamp_ns: int, gyro_radps: Array, accel_mps2: Array) -> None:
-        """Take one reading, (3,) and (3,). Raises Rejected if it is not finite, or not later than the one before."""
+        """Take one reading, (3,) and (3,).
+
+        Raises Rejected if it is not finite, feels nothing at all, or is not later than the one before. Where the clock
+        has leapt (registration.stamps), readings that claim to be later than this one are forgotten.
+        """
         value = np.concatenate([gyro_radps, accel_mps2])
         if not np.isfinite(value).all():
             raise Rejected("IMU reading is not finite")
-        if self._stamps_ns and stamp_ns <= self._stamps_ns[-1]:
-            raise Rejected("IMU stamp not after the one before")
+        if not value.any():
+            raise Rejected("IMU reading is all zeros: the IMU is not running")
+        self._order.step_ns(stamp_ns)
+        self._order.accept(stamp_ns)
+        while self._stamps_ns and self._stamps_ns[-1] >= stamp_ns:
+            self._stamps_ns.pop()
+            self._values.pop()
         self.saturated += bool(self._at_the_end(value).any())
         self._stamps_ns.append(stamp_ns)
         self._values.append(np.clip(value, -self._ranges, self._ranges))

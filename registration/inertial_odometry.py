@@ -27,7 +27,8 @@ from registration.inertial import (
 from registration.inertial_fit import Fit, fit, thin
 from registration.local_map import LocalMap, MapConfig
 from registration.odometry import Health, OdometryResult, Status, carried
-from registration.sweep import within_range
+from registration.stamps import StampOrder
+from registration.sweep import MAX_CELLS, within_range
 from tercel.core.errors import Rejected
 from tercel.core.frames import interpolate_pose
 from tercel.core.geometry import inverse, so3_log
@@ -83,6 +84,8 @@ class InertialOdometryConfig(MapConfig, ImuConfig):
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0.0 <= self.min_range_m < self.max_range_m < np.inf:
             raise ValueError(f"min_range_m must be 0 or more and below max_range_m, not {self.min_range_m}")
+        if self.max_range_m > MAX_CELLS * min(self.map_voxel_m, self.scan_voxel_m):
+            raise ValueError(f"voxels must be {self.max_range_m / MAX_CELLS} m or more, or max_range_m smaller")
         for name in ("min_overlap", "good_overlap"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
@@ -133,27 +136,32 @@ class Path:
 class InertialOdometry:
     """Follows one LiDAR with an IMU fixed to it. The odometry frame is the LiDAR's at the first sweep.
 
-    Feed both in order of time, a sweep's readings before the sweep. counters: what was found wrong so far. Results are
+    Feed both in order of time, a sweep's readings before the sweep; readings: those that came before the LiDAR's place
+    on the robot was known. counters: what was found wrong so far. Results are
     those of ScanToMapOdometry, but for three things: a sweep without enough points is "predicted", not rejected; one
     that is "predicted" or "restarted" has a covariance, the filter's; nothing is sought by global registration.
     """
 
-    def __init__(self, imu_T_lidar: Array, config: InertialOdometryConfig | None = None) -> None:
+    def __init__(
+        self, imu_T_lidar: Array, config: InertialOdometryConfig | None = None, readings: ImuBuffer | None = None
+    ) -> None:
         self.config = InertialOdometryConfig() if config is None else config
         self.map = LocalMap(self.config)
         self.state: InertialState | None = None
         self.counters = dict.fromkeys(("saturated_readings", "sweeps_without_imu", "predicted", "begun_in_motion"), 0)
         self._imu_T_lidar = imu_T_lidar
-        self._readings = ImuBuffer(self.config)
+        self._readings = ImuBuffer(self.config) if readings is None else readings
+        self.counters["saturated_readings"] = self._readings.saturated
         self._filter_covariance = np.zeros((SIZE, SIZE))
         self._covariance, self._drift = np.zeros((6, 6)), np.zeros((6, 6))
         self._reference_ns = self._stamp_ns = 0
+        self._order = StampOrder()
         self._rate_radps = np.zeros(3)  # what the gyroscope would have said on the last sweep's whole way
         self._path: Path | None = None
         self._failures = 0
 
     def add_imu(self, stamp_ns: int, gyro_radps: Array, accel_mps2: Array) -> None:
-        """Take one reading, (3,) and (3,). Raises Rejected if it is not finite or not later than the one before."""
+        """Take one reading, (3,) and (3,). Raises Rejected as ImuBuffer.add does."""
         self._readings.add(stamp_ns, gyro_radps, accel_mps2)
         self.counters["saturated_readings"] = self._readings.saturated
 
@@ -168,9 +176,10 @@ class InertialOdometry:
         reference_ns, times_s = stamp_ns + late_ns, times_s - late_ns * 1e-9
         if self.state is None:
             return self._start(points_m, times_s, stamp_ns, reference_ns)
-        if stamp_ns <= self._stamp_ns or reference_ns <= self._reference_ns:
+        leapt = self._order.step_ns(stamp_ns) is None
+        if reference_ns <= self._reference_ns and not leapt:
             raise Rejected("stamp not after the one before")
-        if reference_ns - self._reference_ns > MAX_BRIDGE_S * 1e9:
+        if leapt or reference_ns - self._reference_ns > MAX_BRIDGE_S * 1e9:
             return self._start(points_m, times_s, stamp_ns, reference_ns)
 
         config = self.config
@@ -185,6 +194,7 @@ class InertialOdometry:
         if found is not None and found.overlap < config.min_overlap:
             found = None
         self._readings.forget_before(reference_ns)
+        self._order.accept(stamp_ns)
         self._stamp_ns, self._reference_ns, self._path = stamp_ns, reference_ns, path
         self.counters["sweeps_without_imu"] += not readings.felt.any()
         if found is None:
@@ -259,6 +269,7 @@ class InertialOdometry:
             self.map.clear()
         self.counters["begun_in_motion"] += not at_rest
         self.state, self._filter_covariance = state, covariance
+        self._order.accept(stamp_ns)
         self._stamp_ns, self._reference_ns, self._path, self._failures = stamp_ns, reference_ns, None, 0
         self._rate_radps = state.gyro_bias_radps
         self.map.add(thinned[0], state.odom_T_lidar)

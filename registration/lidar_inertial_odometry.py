@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from registration.imu_readings import ImuBuffer
 from registration.inertial_odometry import InertialOdometry, InertialOdometryConfig
 from registration.odometry import OdometryResult
 from tercel.core.component import Component, Input, Models, Output, Outputs, on
 from tercel.core.errors import Rejected
 from tercel.core.frames import StaticFrames
 from tercel.core.messages import Array, Imu, Odometry, PointCloud, Transforms
-
-_WAITING = 1024
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class LidarInertialOdometry(Component):
     def __init__(self, config: LidarInertialOdometryConfig | None = None, models: Models | None = None) -> None:
         super().__init__(config, models)
         self._frames = StaticFrames()
-        self._waiting: deque[Imu] = deque(maxlen=_WAITING)
+        self._readings = ImuBuffer(self.config)
         self._odometry: InertialOdometry | None = None
         self._frame_id: str | None = None
         self._imu_frame_id: str | None = None
@@ -64,18 +63,12 @@ class LidarInertialOdometry(Component):
 
     @on(imu)
     def read(self, imu: Imu) -> Outputs:
-        """Keep a reading. Raises Rejected if it is not finite, from the past, or of another IMU."""
+        """Keep a reading. Raises Rejected if it is not finite, all zeros, from the past, or of another IMU."""
         if imu.frame_id != (self._imu_frame_id or imu.frame_id):
             raise Rejected("IMU frame changed within the stream")
-        if not (np.isfinite(imu.angular_velocity_radps).all() and np.isfinite(imu.linear_acceleration_mps2).all()):
-            raise Rejected("IMU reading is not finite")
+        take = self._readings.add if self._odometry is None else self._odometry.add_imu
+        take(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
         self._imu_frame_id = imu.frame_id
-        if self._odometry is None:
-            if self._waiting and imu.stamp_ns <= self._waiting[-1].stamp_ns:
-                raise Rejected("IMU stamp not after the one before")
-            self._waiting.append(imu)
-        else:
-            self._odometry.add_imu(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
         return {}
 
     @on(cloud)
@@ -88,7 +81,6 @@ class LidarInertialOdometry(Component):
         result = odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
         if self._odometry is None:  # a cloud that was rejected must not say where the LiDAR is
             self._odometry, self._frame_id = odometry, cloud.frame_id
-            self._waiting.clear()
         self._count(result)
         message = Odometry(
             stamp_ns=cloud.stamp_ns,
@@ -118,10 +110,7 @@ class LidarInertialOdometry(Component):
             imu_T_lidar = self._frames.lookup(self._imu_frame_id, frame_id)
         except KeyError:
             raise Rejected("no transform from the LiDAR to the IMU") from None
-        odometry = InertialOdometry(imu_T_lidar, self.config)
-        for imu in self._waiting:
-            odometry.add_imu(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
-        return odometry
+        return InertialOdometry(imu_T_lidar, self.config, self._readings)
 
     def _count(self, result: OdometryResult) -> None:
         if result.health != "tracking":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from tercel.core.errors import Rejected
 
-__all__ = ["StampOrder"]
+__all__ = ["StampOrder", "longest_rising"]
 
 # So many in a row behind the newest, rising among themselves, are no stragglers: the newest one was wrong, or the clock
 # was set back.
@@ -12,9 +15,10 @@ TURNED_AFTER = 3
 
 
 class StampOrder:
-    """The newest stamp of a stream, and how long after it another one is."""
+    """The newest stamp of a stream, and how long after it another one is. name: what complaints call a stamp."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "stamp") -> None:
+        self.name = name
         self.newest_ns: int | None = None
         self._late_ns: list[int] = []
 
@@ -32,7 +36,7 @@ class StampOrder:
             self._late_ns.clear()
         self._late_ns.append(stamp_ns)
         if len(self._late_ns) < TURNED_AFTER:
-            raise Rejected("stamp not after the one before")
+            raise Rejected(f"{self.name} not after the one before")
         return None
 
     def since_leap_ns(self) -> int:
@@ -44,3 +48,20 @@ class StampOrder:
         """This message was taken in: its stamp is the newest from now on."""
         self.newest_ns = stamp_ns
         self._late_ns.clear()
+
+
+def longest_rising(stamps_ns: Sequence[int]) -> list[int]:
+    """Rows of the longest part of the stamps that rises from each to the next (patience sorting)."""
+    tails: list[int] = []  # the lowest stamp that a rising part of each length can end with, and below, its row
+    rows: list[int] = []
+    before: list[int] = []
+    for row, stamp_ns in enumerate(stamps_ns):
+        length = bisect_left(tails, stamp_ns)
+        tails[length : length + 1], rows[length : length + 1] = [stamp_ns], [row]
+        before.append(rows[length - 1] if length else -1)
+    part: list[int] = []
+    row = rows[-1] if rows else -1
+    while row >= 0:
+        part.append(row)
+        row = before[row]
+    return part[::-1]

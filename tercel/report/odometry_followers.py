@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Protocol
@@ -12,14 +10,14 @@ from numpy.typing import NDArray
 
 from registration.odometry import OdometryConfig, OdometryResult, ScanToMapOdometry
 from tercel.core.component import config_from_mapping
-from tercel.core.errors import Rejected, UserError
+from tercel.core.errors import Rejected
 from tercel.core.frames import StaticFrames
 from tercel.core.messages import Imu, Message, PointCloud, Transforms
 from tercel.terminal import typed_settings
 
 Array = NDArray[Any]
 
-_MAX_WAITING = 4096
+NOT_CONNECTED = "/tf_static does not connect"
 
 
 class Follower(Protocol):
@@ -75,30 +73,33 @@ class InertialFollower:
     """Scans and IMU. The odometry begins with the first scan after a reading: only then both frames are known."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
+        from registration.imu_readings import ImuBuffer
         from registration.inertial_odometry import InertialOdometryConfig
 
         self._config: InertialOdometryConfig = _config(InertialOdometryConfig, settings)
         self._odometry: Any = None
         self._statics = StaticFrames()
-        self._waiting: deque[Imu] = deque(maxlen=_MAX_WAITING)
+        self._imu_frame: str | None = None
+        self._readings = ImuBuffer(self._config)
 
     def learn(self, message: Message) -> None:
         """See Follower."""
         if isinstance(message, Transforms):
             self._statics.add(message)
-        elif isinstance(message, Imu) and self._odometry is None:
-            self._waiting.append(message)
-        elif isinstance(message, Imu):
-            _add(self._odometry, message)
+        if not isinstance(message, Imu):
+            return
+        if message.frame_id != (self._imu_frame or message.frame_id):
+            raise Rejected("IMU frame changed within the stream")
+        take = self._readings.add if self._odometry is None else self._odometry.add_imu
+        take(message.stamp_ns, message.angular_velocity_radps, message.linear_acceleration_mps2)
+        self._imu_frame = message.frame_id
 
     def step(self, cloud: PointCloud) -> OdometryResult:
-        """See Follower. A scan before the first IMU reading is Rejected. Raises UserError if nothing tells where the
-        IMU is on the robot."""
+        """See Follower. A scan before the first IMU reading, or before it is known where the IMU is, is Rejected."""
         odometry = self._odometry or self._begun(cloud.frame_id)
         result: OdometryResult = odometry.step(cloud.points_m, cloud.stamp_ns, cloud.time_offset_s)
         if self._odometry is None:  # a scan that was rejected must not say where the LiDAR is
             self._odometry = odometry
-            self._waiting.clear()
         return result
 
     def pose_covariance(self) -> Array | None:
@@ -112,24 +113,13 @@ class InertialFollower:
     def _begun(self, lidar_frame: str) -> Any:
         from registration.inertial_odometry import InertialOdometry
 
-        if not self._waiting:
+        if self._imu_frame is None:
             raise Rejected("no IMU reading yet")
-        imu_frame = self._waiting[-1].frame_id
         try:
-            imu_T_lidar = self._statics.lookup(imu_frame, lidar_frame)
+            imu_T_lidar = self._statics.lookup(self._imu_frame, lidar_frame)
         except KeyError:
-            raise UserError(
-                f"/tf_static does not connect {imu_frame!r} with {lidar_frame!r}; record it, or leave --inertial out"
-            ) from None
-        odometry = InertialOdometry(imu_T_lidar, self._config)
-        for message in self._waiting:
-            with contextlib.suppress(Rejected):  # before the first scan nobody counts
-                _add(odometry, message)
-        return odometry
-
-
-def _add(odometry: Any, message: Imu) -> None:
-    odometry.add_imu(message.stamp_ns, message.angular_velocity_radps, message.linear_acceleration_mps2)
+            raise Rejected(f"{NOT_CONNECTED} {self._imu_frame!r} with {lidar_frame!r}") from None
+        return InertialOdometry(imu_T_lidar, self._config, self._readings)
 
 
 def _config(kind: type, settings: Mapping[str, str]) -> Any:

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tercel
+from registration.stamps import longest_rising
 from registration.trajectory import umeyama
 from registration.trajectory_files import write_kitti, write_tum
-from tercel.core.errors import Rejected
+from tercel.core.errors import Rejected, UserError
 from tercel.core.frames import StaticFrames
 from tercel.core.geometry import from_rotation_translation
 from tercel.core.messages import Odometry, PointCloud, Transforms
 from tercel.report.frames import Trajectory
-from tercel.report.odometry_followers import Follower, make_follower
+from tercel.report.odometry_followers import NOT_CONNECTED, Follower, make_follower
 from tercel.report.odometry_input import Feed, Item, open_feed
 from tercel.report.odometry_scores import Measure, OdometryScores, counts_text, rows_text, score
 
@@ -73,6 +74,22 @@ class Account:
     def scans(self) -> int:
         """All that came."""
         return len(self.poses) + self.rejected.total()
+
+    def keep(self, rows: list[int]) -> int:
+        """Only these poses, in ascending order; the others count as rejected. Returns how many these are."""
+        kept = set(rows)
+        others = [row for row in range(len(self.poses)) if row not in kept]
+        if not others:
+            return 0
+        next_kept = np.searchsorted(rows, range(len(self.poses) + 1)).tolist()
+        moved = [(next_kept[before], at_ns) for before, at_ns in self.rejected_at]
+        gone = [(next_kept[row], self.stamps_ns[rows[min(next_kept[row], len(rows) - 1)]]) for row in others]
+        self.rejected_at = sorted([*moved, *gone])
+        self.rejected["stamp does not rise with the others"] += len(others)
+        for name in ("stamps_ns", "poses", "covariances", "healths", "overlaps", "took_ms"):
+            values = getattr(self, name)
+            setattr(self, name, [values[row] for row in rows])
+        return len(others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +175,18 @@ def run_odometry(options: OdometryOptions, progress: Progress = lambda _share: N
     statics, truths, frame = _follow(feed, follower, account, options.report, progress)
     account.counters = {name: count for name, count in follower.counters().items() if count}
     if not account.poses:
+        for reason in account.rejected:
+            if reason.startswith(NOT_CONNECTED):
+                raise UserError(f"{reason}; record it, or leave --inertial out")
         return OdometryRun(
             options, feed, account, np.zeros(0, np.int64), np.zeros((0, 4, 4)), frame, None, None,
             ["no scan could be used"],
         )  # fmt: skip
-    stamps_ns, poses = np.array(account.stamps_ns, dtype=np.int64), np.stack(account.poses)
     notes: list[str] = []
+    left_out = account.keep(longest_rising(account.stamps_ns))
+    if left_out:
+        notes.append(f"{left_out:,} poses are left out: their stamps do not rise with those of the others")
+    stamps_ns, poses = np.array(account.stamps_ns, dtype=np.int64), np.stack(account.poses)
     estimate = Trajectory("odometry", "odom", frame, stamps_ns, poses)
     scores, truth = _against_truth(estimate, truths, statics, notes)
     run = OdometryRun(options, feed, account, stamps_ns, poses, frame, scores, truth, notes)

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import struct
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -586,6 +587,36 @@ def test_the_imu_is_followed_too_and_must_be_placed(
     assert found["posed"] + found["rejected"]["no IMU reading yet"] == 16
     assert run("odometry", lost, "--inertial") == 2
     assert "/tf_static does not connect 'imu' with 'lidar'; record it" in capsys.readouterr().err
+
+
+def test_late_transforms_and_a_stamp_from_the_future_cost_a_few_scans_and_are_counted(
+    street: Path, tmp_path: Path
+) -> None:
+    damaged, written, out = tmp_path / "damaged.mcap", tmp_path / "n.json", tmp_path / "traj.txt"
+    recording = open_recording(street)
+    later_ns = recording.start_ns + 600_000_000
+    with RecordingWriter(damaged, compression="none") as writer:
+        clouds, statics = 0, []
+        for recorded in recording.messages(["/imu/data", "/lidar/points", "/tf_static"]):
+            message = recording.decode(recorded)
+            if recorded.topic == "/tf_static":
+                statics.append(message)
+                continue
+            if statics and recorded.log_time_ns > later_ns:
+                writer.write("/tf_static", recorded.log_time_ns, statics.pop())
+            if recorded.topic == "/lidar/points":
+                clouds += 1
+                ahead_ns = (clouds == 8) * 3_600_000_000_000
+                message = replace(message, stamp_ns=message.stamp_ns + ahead_ns)
+            writer.write(recorded.topic, recorded.log_time_ns, message)
+    for options in ([], ["--inertial"]):
+        assert run("odometry", damaged, *options, "-o", out, "--json", written) == 0
+        found = json.loads(written.read_text())
+        assert found["rejected"].pop("/tf_static does not connect 'imu' with 'lidar'", 0) == (2 if options else 0)
+        assert found["rejected"] == {"stamp does not rise with the others": 1, "stamp not after the one before": 2}
+        stamps = np.loadtxt(out)[:, 0]
+        assert len(stamps) == found["posed"]
+        assert (np.diff(stamps) > 0).all()
 
 
 def test_pairs_are_drawn_by_distance_and_their_truth_lays_one_scan_on_the_other(street: Path) -> None:

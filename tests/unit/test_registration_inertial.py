@@ -259,10 +259,13 @@ def test_a_gap_is_coasted_through_with_the_last_turn_rate() -> None:
     assert not ImuBuffer(ImuConfig()).between(0, 50_000_000, coast).felt.any()
 
 
+WEIGHT = np.array([0.0, 0.0, 9.8])
+
+
 def test_a_reading_at_the_end_of_its_range_is_counted_and_hardly_believed() -> None:
     buffer = ImuBuffer(ImuConfig(gyro_range_radps=4.0))
     for k in range(10):
-        buffer.add(k * 5_000_000, np.array([4.0 if k == 5 else 0.0, 0.0, 0.0]), np.zeros(3))
+        buffer.add(k * 5_000_000, np.array([4.0 if k == 5 else 0.0, 0.0, 0.0]), WEIGHT)
     taken = buffer.between(0, 45_000_000, np.zeros(3))
     assert buffer.saturated == 1
     np.testing.assert_array_equal(np.flatnonzero(taken.gyro_density[:, 0] > 0.1), [4, 5])
@@ -273,26 +276,51 @@ def test_a_reading_that_no_such_imu_can_have_felt_is_taken_for_one_at_the_end_of
     config = ImuConfig()
     buffer = ImuBuffer(config)
     for k in range(10):
-        buffer.add(k * 5_000_000, np.array([0.0, -1e300 if k == 5 else 0.0, 0.0]), np.full(3, 1e6 if k == 5 else 0.0))
+        buffer.add(k * 5_000_000, np.array([0.0, -1e300 if k == 5 else 0.0, 0.0]), np.full(3, 1e6 if k == 5 else 1.0))
     taken = buffer.between(0, 45_000_000, np.zeros(3))
     assert buffer.saturated == 1
-    assert taken.accel_mps2.max() == 0.5 * config.accel_range_mps2
+    assert taken.accel_mps2.max() == 0.5 * (config.accel_range_mps2 + 1.0)
     assert taken.gyro_radps.min() == -0.5 * config.gyro_range_radps
 
 
 @pytest.mark.parametrize(("stamp_ns", "value"), [(5, 0.0), (4, 0.0), (6, np.nan), (6, np.inf)])
 def test_a_reading_from_the_past_or_not_finite_is_rejected_and_leaves_no_trace(stamp_ns: int, value: float) -> None:
     buffer = ImuBuffer(ImuConfig())
-    buffer.add(5, np.zeros(3), np.zeros(3))
+    buffer.add(5, np.zeros(3), WEIGHT)
     with pytest.raises(Rejected, match="IMU"):
-        buffer.add(stamp_ns, np.zeros(3), np.array([0.0, value, 0.0]))
+        buffer.add(stamp_ns, np.zeros(3), np.array([9.8, value, 0.0]))
     assert len(buffer) == 1
+
+
+def test_one_reading_from_the_future_is_forgotten_when_others_go_on_without_it() -> None:
+    buffer, rejected = ImuBuffer(ImuConfig()), 0
+    for k in range(20):
+        try:
+            buffer.add(k * 5_000_000 + (k == 5) * 10**12, np.zeros(3), WEIGHT)
+        except Rejected:
+            rejected += 1
+    assert rejected == 2
+    assert len(buffer) == 17
+    assert (np.diff(buffer.since(0)[0]) > 0).all()
+
+
+def test_an_imu_that_feels_nothing_at_all_is_rejected_and_the_sweeps_go_on_alone() -> None:
+    dead = replace(flight(), gyro=0.0 * flight().gyro, accel=0.0 * flight().accel)
+    odometry, rejected, results = InertialOdometry(IMU_T_LIDAR, CONFIG), 0, []
+    for k, (points, offsets) in enumerate(dead.sweeps[:12]):
+        with pytest.raises(Rejected, match="all zeros"):
+            odometry.add_imu((k + 1) * PERIOD_NS, dead.gyro[k], dead.accel[k])
+        rejected += 1
+        results.append(odometry.step(points, (k + 1) * PERIOD_NS, offsets))
+    assert odometry.counters["sweeps_without_imu"] == 11
+    assert {result.health for result in results[1:]} == {"degraded"}
+    assert position_errors_m(flight().truth[:12], results).max() < 0.1
 
 
 def test_memory_of_readings_is_bounded_when_no_sweep_comes() -> None:
     buffer = ImuBuffer(ImuConfig())
     for k in range(10_000):
-        buffer.add(k, np.zeros(3), np.zeros(3))
+        buffer.add(k, np.zeros(3), WEIGHT)
     assert len(buffer) < 5000
 
 
@@ -448,6 +476,21 @@ def test_a_first_sweep_without_points_is_rejected_and_a_stamp_from_the_past_too(
             odometry.step(flight().sweeps[6][0], stamp_ns)
     after, expected = (feed(o, flight(), 6, 7)[0].odom_T_sensor for o in (odometry, undisturbed))
     assert after.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("ahead_s", [3.0, 3600.0])
+def test_one_sweep_from_the_future_costs_two_sweeps_and_not_the_rest(ahead_s: float) -> None:
+    odometry, results = begun(8), {}
+    for k in range(8, 20):
+        points, offsets = flight().sweeps[k]
+        for imu in imu_messages(0.1 * k, 0.1 * (k + 1)):
+            odometry.add_imu(imu.stamp_ns, imu.angular_velocity_radps, imu.linear_acceleration_mps2)
+        try:
+            results[k] = odometry.step(points, (k + 1) * PERIOD_NS + (k == 10) * round(ahead_s * 1e9), offsets)
+        except Rejected as reason:
+            assert "stamp" in str(reason)
+    assert sorted(set(range(8, 20)) - results.keys()) == [11, 12]
+    assert results[19].status == "registered"
 
 
 def test_sweeps_of_another_place_leave_the_imu_alone_until_a_new_map_is_begun() -> None:
