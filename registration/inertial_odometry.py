@@ -295,7 +295,7 @@ class InertialOdometry:
         turned = so3_log(before.odom_T_imu[:3, :3].T @ state.odom_T_imu[:3, :3])
         self._rate_radps = turned / readings.seconds.sum() + state.gyro_bias_radps
         self._failures = 0
-        keyframe = dense is not None and self.map.is_left_behind_by(state.odom_T_lidar)
+        keyframe = dense is not None and self.map.wants(state.odom_T_lidar)
         if keyframe and dense is not None:
             # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
             self._drift = self._drift + (2.0 / (len(self.map.keyframes) + 1.0)) ** 2 * found.held.covariance

@@ -13,7 +13,7 @@ the map. It departs from KISS-ICP in these things (tests/benchmarks/bench_odomet
 - a pose that no machine could have reached since the last one (a scan that is flat, or of another sensor) is not
   believed at once, but only if the next scan says so, too;
 - the map is a few keyframes, kept as points and made anew when the sensor has moved on: a sensor that stands still
-  cannot drift, and memory is bounded by the number of keyframes;
+  cannot drift but over the map's first five, and memory is bounded by the number of keyframes;
 - each pose comes with a covariance, the directions that nothing holds, and a health; a sensor that is lost looks for
   its map by global registration before it begins another.
 
@@ -216,7 +216,7 @@ class ScanToMapOdometry:
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
         covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))
         self._odom_T_middle, self._covariance, self._failures = pose, covariance, 0
-        keyframe = self.map.is_left_behind_by(pose)
+        keyframe = self.map.wants(pose)
         if keyframe:
             # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
             self._drift = self._drift + (2.0 / (len(self.map.keyframes) + 1.0)) ** 2 * held.covariance

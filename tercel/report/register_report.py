@@ -53,7 +53,7 @@ def _tiles(run: RegisterRun) -> list[tuple[str, str, str]]:
     tiles = [(run.status, "status", "good" if run.converged else "bad")]
     if np.isfinite(run.target_T_source).all():
         turn = np.degrees(np.linalg.norm(so3_log(run.target_T_source[:3, :3])))
-        tiles.append((f"{np.linalg.norm(run.target_T_source[:3, 3]):.2f} m", "apart", ""))
+        tiles.append((f"{np.linalg.norm(run.whole_target_T_source[:3, 3]):,.2f} m", "apart", ""))
         tiles.append((f"{turn:.1f}°", "turned", ""))
     if run.confidence is not None:
         tiles.append((f"{run.confidence:.2f}", "confidence", ""))
@@ -176,7 +176,7 @@ def _palette() -> Array:
 
 def _numbers(run: RegisterRun, summary: dict[str, Any]) -> str:
     rows = [(esc(name), esc(value)) for name, value in run.rows()]
-    cells = [[f"{value:.6f}" for value in row] for row in run.target_T_source.tolist()]
+    cells = [[f"{value:.6f}" for value in row] for row in run.whole_target_T_source.tolist()]
     known = np.isfinite(run.target_T_source).all()
     matrix = table(("target_T_source", "", "", ""), cells, css="matrix") if known else "No transform was found."
     raw = esc(json.dumps(summary, indent=2))

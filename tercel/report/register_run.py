@@ -20,7 +20,7 @@ from registration.local import Registration, register_local
 from registration.verification import confidence as confidence_of
 from registration.verification import evidence, view_of
 from tercel.core.errors import Rejected, UserError
-from tercel.core.geometry import inverse, orthonormalise, transform_points
+from tercel.core.geometry import from_rotation_translation, inverse, orthonormalise, transform_points
 from tercel.report.odometry_scores import rows_text
 
 Array = NDArray[Any]
@@ -29,6 +29,7 @@ Method = Literal["global", "local", "distant"]
 SUFFIXES = (*CLOUD_SUFFIXES, ".npy")
 _MAX_GUESS_BYTES = 1 << 20
 _NOWHERE_M = 1e15  # such a coordinate is no number either: its square has no room in a float32
+_FAR_M = 1e4  # from here on float32 rounds to millimetres
 _AXES = ("x", "y", "z", "rotation about x", "rotation about y", "rotation about z")
 
 
@@ -51,7 +52,11 @@ class RegisterOptions:
 @dataclass(frozen=True, eq=False)
 class RegisterRun:
     """What was found. target_m (N, 3), source_m (M, 3): finite points. guess (4, 4). local: the fine alignment, None if
-    it never came to that. confidence 0..1, None where the method gives none. counts: what else the method counted."""
+    it never came to that. confidence 0..1, None where the method gives none. counts: what else the method counted.
+
+    target_T_near (4, 4): a map may lie so far from its frame's origin (UTM) that float32 has no room for centimetres;
+    target_m, guess and target_T_source are in a frame that is near it, and whole_target_T_source is not.
+    """
 
     options: RegisterOptions
     method: Method
@@ -64,6 +69,13 @@ class RegisterRun:
     local: Registration | None
     counts: dict[str, int]
     took_s: float
+    target_T_near: Array
+
+    @property
+    def whole_target_T_source(self) -> Array:
+        """In the target's own frame, however far its origin is."""
+        result: Array = self.target_T_near @ self.target_T_source
+        return result
 
     @property
     def status(self) -> str:
@@ -76,7 +88,7 @@ class RegisterRun:
         """For a JSON file. What is not known, such as the covariance of nothing, is null."""
         local = self.local
         return {
-            "target_T_source": _listed(self.target_T_source),
+            "target_T_source": _listed(self.whole_target_T_source),
             "converged": self.converged,
             "confidence": self.confidence,
             "covariance": None if local is None or not self.converged else _listed(local.covariance),
@@ -113,7 +125,7 @@ class RegisterRun:
         """For a terminal: the transform, if there is one, and what is known of it."""
         if not np.isfinite(self.target_T_source).all():
             return rows_text(self.rows())
-        matrix = "\n".join("  ".join(f"{value:11.6f}" for value in row) for row in self.target_T_source.tolist())
+        matrix = "\n".join("  ".join(f"{value:11.6f}" for value in row) for row in self.whole_target_T_source.tolist())
         return f"target_T_source\n{matrix}\n\n{rows_text(self.rows())}"
 
     def sigmas(self) -> list[str]:
@@ -140,7 +152,14 @@ def run_register(options: RegisterOptions) -> RegisterRun:
     if options.target_is_map and method == "distant":
         raise UserError("--distant is for two scans, each from one place; leave --map out or say --global")
     guess = np.eye(4) if options.guess is None else read_guess(options.guess)
-    target_m, source_m = read_points(options.target), read_points(options.source)
+    (target_m, origin_m), (source_m, source_origin_m) = read_points(options.target), read_points(options.source)
+    if source_origin_m.any():
+        far = f"{options.source} lies {_km(source_origin_m)} from its frame's origin"
+        raise UserError(f"{far}; a scan in its sensor's frame is wanted")
+    if origin_m.any() and method != "local" and not options.target_is_map:
+        raise UserError(f"{options.target} lies {_km(origin_m)} from its frame's origin; if it is a map, say --map")
+    target_T_near = from_rotation_translation(np.eye(3), origin_m)
+    guess = inverse(target_T_near) @ guess
     local: Registration | None
     confidence: float | None
     began_s = time.perf_counter()
@@ -153,7 +172,9 @@ def run_register(options: RegisterOptions) -> RegisterRun:
         found, converged, confidence = result.target_T_source, bool(result.converged), float(result.confidence)
         local, counts = result.local, {"correspondences": result.correspondences, "inliers": result.inliers}
     took_s = time.perf_counter() - began_s
-    return RegisterRun(options, method, target_m, source_m, guess, found, converged, confidence, local, counts, took_s)
+    return RegisterRun(
+        options, method, target_m, source_m, guess, found, converged, confidence, local, counts, took_s, target_T_near
+    )
 
 
 def _from_anywhere(method: Method, target_m: Array, source_m: Array, options: RegisterOptions) -> GlobalRegistration:
@@ -194,8 +215,11 @@ def direction_words(direction: Array) -> str:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def read_points(path: Path) -> Array:
-    """The finite points (N, 3) float32 of a cloud file. Raises UserError, OSError."""
+def read_points(path: Path) -> tuple[Array, Array]:
+    """The finite points (N, 3) float32 of a cloud file, less an origin (3,), which is zero unless they are far from it.
+
+    Raises UserError, OSError.
+    """
     name = path.name.lower()
     if not name.endswith(SUFFIXES):
         raise UserError(f"{path} is none of {', '.join('*' + suffix for suffix in SUFFIXES)}")
@@ -203,13 +227,18 @@ def read_points(path: Path) -> Array:
         points_m = _read_npy(path) if name.endswith(".npy") else read_cloud(path)[0]
     except (ValueError, EOFError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}; another cloud is wanted") from None
-    with np.errstate(over="ignore"):  # a float64 may be no float32
-        points_m = points_m.astype(np.float32)
     usable = (np.abs(points_m) < _NOWHERE_M).all(axis=1)
     if not usable.any():
         raise UserError(f"{path} holds no finite point among {len(points_m):,}; another cloud is wanted")
-    result: Array = np.ascontiguousarray(points_m[usable])
-    return result
+    points_m = points_m[usable].astype(np.float64)
+    origin_m = np.round(np.median(points_m, axis=0))
+    origin_m = np.where(np.abs(origin_m).max() > _FAR_M, origin_m, 0.0)
+    result: Array = (points_m - origin_m).astype(np.float32)
+    return result, origin_m
+
+
+def _km(origin_m: Array) -> str:
+    return f"{float(np.linalg.norm(origin_m)) / 1e3:,.0f} km"
 
 
 def _read_npy(path: Path) -> Array:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from registration.global_ import GlobalConfig, register_global  # noqa: E402
 from tercel.core.errors import Rejected, UserError, require  # noqa: E402
 from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z, se3_exp, so3_log  # noqa: E402
 from tests.benchmarks.global_data import REAL, SIMULATED, Pair, pairs, strangers  # noqa: E402
+from tests.benchmarks.memory import peak_mb  # noqa: E402
 
 Array = NDArray[Any]
 Method = Callable[[Array, Array], Array]
@@ -128,14 +128,6 @@ def method_of(name: str) -> Method:
         if kind == "kiss-matcher"
         else open3d_method(float(voxel_m), fast=kind == "fgr")
     )
-
-
-def peak_mb() -> float:
-    """The most memory that this process has held; getrusage's, on Linux, begins with what the parent held."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        return float(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def run_set(method: str, chosen: list[Pair]) -> dict[str, float]:

@@ -20,7 +20,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -38,12 +37,13 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "benchmarks"))
 
 from odometry_data import DRIVE, PERIOD_S, SIMULATED, Drive, open_drive, read_drive  # noqa: E402
 
-from devices.sensors.simulated.world import WorldConfig, generate  # noqa: E402
+from devices.sensors.simulated.world import WorldConfig, base_T_sensor, generate  # noqa: E402
 from registration.odometry import ScanToMapOdometry  # noqa: E402
 from registration.trajectory import absolute_error, align, relative_error  # noqa: E402
 from tercel.core.errors import UserError, require  # noqa: E402
-from tercel.core.geometry import inverse  # noqa: E402
-from tercel.core.messages import PointCloud  # noqa: E402
+from tercel.core.geometry import inverse, se3_log  # noqa: E402
+from tercel.core.messages import Odometry, PointCloud  # noqa: E402
+from tests.benchmarks.memory import peak_mb  # noqa: E402
 
 Array = NDArray[Any]
 Step = Callable[[int, Array, Array | None], Array]
@@ -51,9 +51,17 @@ Step = Callable[[int, Array, Array | None], Array]
 METHODS = ("tercel", "kiss-icp", "small_gicp", "open3d")
 
 
-def tercel_step() -> Step:
-    odometry = ScanToMapOdometry()
-    return lambda stamp_ns, points_m, times_s: odometry.step(points_m, stamp_ns, times_s).odom_T_sensor
+class TercelStep:
+    """Tercel's odometry, which also says how far it may be off."""
+
+    def __init__(self) -> None:
+        self.odometry = ScanToMapOdometry()
+        self.covariances: list[Array] = []
+
+    def __call__(self, stamp_ns: int, points_m: Array, times_s: Array | None) -> Array:
+        pose = self.odometry.step(points_m, stamp_ns, times_s).odom_T_sensor
+        self.covariances.append(self.odometry.pose_covariance())
+        return pose
 
 
 def kiss_step() -> Step:
@@ -113,13 +121,12 @@ def open3d_step() -> Step:
     return step
 
 
-STEPS = {"tercel": tercel_step, "kiss-icp": kiss_step, "small_gicp": small_gicp_step, "open3d": open3d_step}
-
-
-def peak_mb() -> float:
-    """The most memory that this process has held."""
-    unit = 1e6 if sys.platform == "darwin" else 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+STEPS: dict[str, Callable[[], Step]] = {
+    "tercel": TercelStep,
+    "kiss-icp": kiss_step,
+    "small_gicp": small_gicp_step,
+    "open3d": open3d_step,
+}
 
 
 def stay_on_one_core() -> None:
@@ -138,9 +145,17 @@ def run_method(method: str, path: Path, deskewed: bool) -> dict[str, Any]:
         cpu_s.append(time.process_time() - cpu)
         wall_s.append(time.perf_counter() - wall)
     row = scores(drive, np.array(poses), at_stamp=method == "tercel")
+    if isinstance(step, TercelStep):
+        row["nees_p50"] = normalised_error(drive.truth, np.array(poses), np.array(step.covariances))
     row["cpu_ms_p50"], row["cpu_ms_p99"] = (float(np.percentile(cpu_s, q) * 1e3) for q in (50, 99))
     row["wall_ms_p50"], row["memory_mb"] = float(np.median(wall_s) * 1e3), peak_mb() - before_mb
     return row
+
+
+def normalised_error(truth: Array, poses: Array, covariances: Array) -> float:
+    """The median squared error of the poses relative to the first, by the covariances; 5.3 if these are exact."""
+    errors = se3_log(inverse(poses[1:]) @ inverse(truth[0]) @ truth[1:])
+    return float(np.median([e @ np.linalg.solve(c, e) for e, c in zip(errors, covariances[1:], strict=True)]))
 
 
 def scores(drive: Drive, poses: Array, at_stamp: bool) -> dict[str, float]:
@@ -183,7 +198,7 @@ def run_under_load(path: Path) -> dict[str, float]:
     other = context.Process(target=burn, args=(0.6, stop), daemon=True)
     other.start()
     stay_on_one_core()
-    step, wall_s = tercel_step(), []
+    step, wall_s = TercelStep(), []
     for stamp_ns, points_m, times_s in read_drive(path):
         wall = time.perf_counter()
         step(stamp_ns, points_m, times_s)
@@ -199,22 +214,30 @@ def run_under_load(path: Path) -> dict[str, float]:
 
 
 def run_long(scans: int) -> dict[str, float]:
-    """Peak memory after a tenth and after all of a long way through a street with a small scanner."""
+    """Peak memory after a tenth and after all of a long way through a street with a small scanner, and the drift."""
     stay_on_one_core()
     config = WorldConfig(
         "street", duration_s=scans * PERIOD_S, lidar_columns=240, camera_rate_hz=0.0, gps_rate_hz=0.0, imu_rate_hz=10.0
     )
-    odometry, count, early_mb, largest = ScanToMapOdometry(), 0, 0.0, 0
-    for _, _, message in generate(config):
+    odometry, early_mb, largest, poses, truth = ScanToMapOdometry(), 0.0, 0, {}, {}
+    for topic, _, message in generate(config):
         if isinstance(message, PointCloud):
-            odometry.step(message.points_m, message.stamp_ns, message.time_offset_s)
-            count, largest = count + 1, max(largest, len(odometry.map))
-            early_mb = peak_mb() if count == max(scans // 10, 1) else early_mb
+            poses[message.stamp_ns] = odometry.step(
+                message.points_m, message.stamp_ns, message.time_offset_s
+            ).odom_T_sensor
+            largest = max(largest, len(odometry.map))
+            early_mb = peak_mb() if len(poses) == max(scans // 10, 1) else early_mb
+        elif isinstance(message, Odometry) and topic == "/truth/odometry":
+            truth[message.stamp_ns] = message.frame_T_child @ base_T_sensor("street", "lidar")
+    true, found = np.array([truth[stamp] for stamp in poses]), np.array(list(poses.values()))
     return {
-        "scans": float(count),
+        "scans": float(len(poses)),
+        "way_m": float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum()),
         "mb_at_a_tenth": early_mb,
         "mb_at_the_end": peak_mb(),
         "map_points_max": float(largest),
+        "ate_m": absolute_error(true, found).rmse,
+        "rpe100m_percent": relative_error(true, found, 100, "m").translation_percent,
     }
 
 
@@ -226,6 +249,7 @@ def print_table(rows: dict[str, dict[str, dict[str, float]]]) -> None:
             print(
                 f"{name:22} {method:10} {row['ate_m']:9.3f} {row['rpe10m_percent']:7.2f} % {far} {row['z_m']:7.2f} "
                 f"{row['cpu_ms_p50']:8.1f} {row['cpu_ms_p99']:6.1f} {row['memory_mb']:7.0f}"
+                + (f"   NEES {row['nees_p50']:.1f}" if "nees_p50" in row else "")
                 + (
                     f"   by speed {row['speed_ate_m']:.3f} m, {row['speed_rpe10_cm']:.1f} cm"
                     if "speed_ate_m" in row
@@ -264,10 +288,11 @@ def measure(args: argparse.Namespace, cache: Path) -> dict[str, Any]:
                 rows[label][method] = alone(run_method, method, path, deskewed)
             print_table({label: rows[label]})
     result: dict[str, Any] = {"sequences": rows, "by_kiss": summarise(rows)}
-    loaded = [name for name in names if "64_" in name]
-    if loaded:
-        result["under_load"] = run_under_load(open_drive(loaded[0], cache, args.seconds))
-        print("64 beams, one core, 60 % taken:", result["under_load"])
+    result["under_load"] = {}
+    for name in names:
+        if name == DRIVE or name.endswith("64_0"):
+            result["under_load"][name] = row = run_under_load(open_drive(name, cache, args.seconds))
+            print(f"{name}, one core, 60 % taken:", ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
     if args.long:
         result["long"] = alone(run_long, args.long)
         print("long way:", result["long"])

@@ -478,10 +478,29 @@ def test_one_wall_is_degenerate_and_the_open_directions_are_named(
 def test_coordinates_beyond_all_bounds_are_no_points(tmp_path: Path) -> None:
     points_m = np.array([[1.0, 2.0, 3.0], [1e300, 0.0, 0.0], [0.0, -3e38, 0.0], [4.0, 5.0, np.nan], [7.0, 8.0, 9.0]])
     np.save(tmp_path / "a.npy", points_m)
-    np.testing.assert_array_equal(read_points(tmp_path / "a.npy"), points_m[[0, 4]].astype(np.float32))
+    np.testing.assert_array_equal(read_points(tmp_path / "a.npy")[0], points_m[[0, 4]].astype(np.float32))
     np.save(tmp_path / "b.npy", points_m[1:4])
     with pytest.raises(UserError, match="no finite point among 3"):
         read_points(tmp_path / "b.npy")
+
+
+def test_a_map_in_utm_coordinates_is_met_where_it_is_and_a_scan_in_them_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, source, truth = corner(tmp_path)
+    utm_m, written = np.array([461_000.0, 5_481_000.0, 110.0]), tmp_path / "r.json"
+    np.save(tmp_path / "map.npy", np.load(target).astype(np.float64) + utm_m)
+    guess = truth.copy()
+    guess[:3, 3] += utm_m + 0.2
+    np.savetxt(tmp_path / "guess.txt", guess)
+    assert run("register", tmp_path / "map.npy", source, "--guess", tmp_path / "guess.txt", "--json", written) == 0
+    found = np.array(json.loads(written.read_text())["target_T_source"])
+    np.testing.assert_allclose(found[:3, 3] - utm_m, truth[:3, 3], atol=0.03)
+    assert run("register", tmp_path / "map.npy", source) == 2
+    assert "if it is a map, say --map" in capsys.readouterr().err
+    np.save(tmp_path / "scan.npy", np.load(target).astype(np.float64) + utm_m)
+    assert run("register", target, tmp_path / "scan.npy") == 2
+    assert "5,500 km from its frame's origin; a scan in its sensor's frame" in capsys.readouterr().err
 
 
 def test_clouds_that_share_nothing_fail_with_exit_code_1_and_valid_json(tmp_path: Path) -> None:
