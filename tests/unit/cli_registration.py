@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tercel.cli import main
+from tercel.core.geometry import from_rotation_translation, rotation_about_z
+from tercel.core.messages import Odometry, PointCloud
+from tercel.hosts.recording import RecordingWriter
+from tests.unit.test_registration_odometry import PERIOD_NS, room_walk
 
+Array = NDArray[Any]
+
+START_NS = 1_000_000_000_000_000_000
 HOSTILE = "<script>alert(1)</script>\"&'.mcap"
 
 
@@ -42,4 +53,30 @@ def write_street(path: Path) -> Path:
     )
     options = [word for setting in settings for word in ("--set", setting)]
     assert run("world", "street", "--seed", 5, *options, "-o", path, "--compression", "none") == 0
+    return path
+
+
+def cloud(points_m: Array, number: int, frame: str = "lidar") -> PointCloud:
+    return PointCloud(stamp_ns=START_NS + number * PERIOD_NS, frame_id=frame, points_m=points_m)
+
+
+def write_room(path: Path) -> Path:
+    """A walk through a room, with truth; two of its scans are no use, one is of another frame."""
+    sweeps, truth = room_walk(24)
+    world_T_odom = from_rotation_translation(rotation_about_z(1.0), np.array([5.0, 6.0, 7.0]))
+    with RecordingWriter(path, compression="none") as writer:
+        for number, (points_m, _) in enumerate(sweeps):
+            stamp_ns = START_NS + number * PERIOD_NS
+            pose = Odometry(
+                stamp_ns=stamp_ns, frame_id="world", child_frame_id="lidar", frame_T_child=world_T_odom @ truth[number]
+            )
+            writer.write("/truth/odometry", stamp_ns, pose)
+            message = cloud(points_m, number)
+            if number == 10:
+                message = cloud(points_m[:5], number)
+            elif number == 15:
+                message = cloud(points_m, number, frame="elsewhere")
+            elif number == 20:
+                message = cloud(np.full((500, 3), np.nan, np.float32), number)
+            writer.write("/lidar/points", stamp_ns, message)
     return path

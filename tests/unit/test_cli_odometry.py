@@ -12,46 +12,22 @@ import pytest
 from numpy.typing import NDArray
 
 from registration.trajectory_files import read_trajectory
-from tercel.core.geometry import from_rotation_translation, inverse, rotation_about_z
-from tercel.core.messages import Odometry, PointCloud
+from tercel.core.geometry import inverse
+from tercel.core.messages import Odometry
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.report.odometry_charts import HEALTHS, magnification, spans
 from tercel.report.odometry_scores import Measure, score
-from tests.unit.cli_registration import HOSTILE, Page, run, write_street
+from tests.unit.cli_registration import HOSTILE, START_NS, Page, cloud, run, write_room, write_street
 from tests.unit.test_registration_odometry import PERIOD_NS, room_walk
 
 Array = NDArray[Any]
 
-START_NS = 1_000_000_000_000_000_000
 ROOM = ("--set", "map_voxel_m=0.25", "--set", "scan_voxel_m=0.375", "--set", "match_m=0.25", "--set", "keyframe_m=0.5")
-
-
-def cloud(points_m: Array, number: int, frame: str = "lidar") -> PointCloud:
-    return PointCloud(stamp_ns=START_NS + number * PERIOD_NS, frame_id=frame, points_m=points_m)
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A walk through a room, with truth; two of its scans are no use, one is of another frame."""
-    sweeps, truth = room_walk(24)
-    path = tmp_path_factory.mktemp("room") / "room.mcap"
-    world_T_odom = from_rotation_translation(rotation_about_z(1.0), np.array([5.0, 6.0, 7.0]))
-    with RecordingWriter(path, compression="none") as writer:
-        for number, (points_m, _) in enumerate(sweeps):
-            stamp_ns = START_NS + number * PERIOD_NS
-            pose = Odometry(
-                stamp_ns=stamp_ns, frame_id="world", child_frame_id="lidar", frame_T_child=world_T_odom @ truth[number]
-            )
-            writer.write("/truth/odometry", stamp_ns, pose)
-            message = cloud(points_m, number)
-            if number == 10:
-                message = cloud(points_m[:5], number)
-            elif number == 15:
-                message = cloud(points_m, number, frame="elsewhere")
-            elif number == 20:
-                message = cloud(np.full((500, 3), np.nan, np.float32), number)
-            writer.write("/lidar/points", stamp_ns, message)
-    return path
+    return write_room(tmp_path_factory.mktemp("room") / "room.mcap")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tercel.core.geometry import inverse, so3_log, transform_points
 from tercel.report.evaluate_registration import Judged, RegistrationOptions, RegistrationRun
 from tercel.report.register_run import direction_words, read_points
 from tercel.report.registration_pairs import read_pairs
-from tests.unit.cli_registration import HOSTILE, Page, run, write_street
+from tests.unit.cli_registration import HOSTILE, Page, run, write_room, write_street
 from tests.unit.test_registration_odometry import room_walk
 
 Array = NDArray[Any]
@@ -186,6 +186,11 @@ def test_a_mistake_with_clouds_is_one_line_with_the_mend(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_room(tmp_path_factory.mktemp("room") / "room.mcap")
 
 
 @pytest.fixture(scope="module")
