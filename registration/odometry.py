@@ -120,6 +120,7 @@ class ScanToMapOdometry:
         self._odom_T_middle = np.eye(4)
         self._twist = np.zeros(6)
         self._twist_is_known = False
+        self._before_gap: Array | None = None  # the velocity before one
         self._doubted: tuple[Array, Array] | None = None  # a pose and a velocity that nobody could have reached
         self._order = StampOrder()
         self._middle_s = 0.0
@@ -149,6 +150,8 @@ class ScanToMapOdometry:
             config.max_range_m,
             config.min_points,
         )
+        if step_ns is None and self._before_gap is not None:
+            self._twist, self._before_gap = self._before_gap, None  # there was no gap, but a wrong stamp
         velocity = self._twist if twist is None else np.asarray(twist, dtype=np.float64)
         scan = self._thinned(sweep, velocity)
         if self._order.newest_ns is None:
@@ -209,9 +212,9 @@ class ScanToMapOdometry:
         """The alignment stands, but for the directions that nothing holds."""
         config, recovered = self.config, self._is_lost()
         pose, before = held.target_T_source, self._twist
-        if dt_s < config.max_prediction_s:  # over longer times a mean velocity tells little of today's
-            self._twist = np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
-            self._twist_is_known = not recovered
+        self._twist = np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
+        self._twist_is_known = not recovered and dt_s < config.max_prediction_s
+        self._before_gap = None if dt_s < config.max_prediction_s else before
         self._drift = carried(self._drift, inverse(pose) @ self._odom_T_middle)
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
         covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))

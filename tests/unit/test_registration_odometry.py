@@ -554,3 +554,19 @@ def test_a_lorry_that_passes_does_not_drag_a_sensor_that_stands() -> None:
         result = odometry.step(seen.astype(np.float32), k * PERIOD_NS)
         worst_m = max(worst_m, float(np.linalg.norm(result.odom_T_sensor[:3, 3])))
     assert worst_m < 0.03
+
+
+@pytest.mark.parametrize("period_s", [1.0, 2.0])
+def test_a_slow_scanner_is_predicted_by_its_velocity_too(period_s: float) -> None:
+    rng = np.random.default_rng(0)
+    begin, way = rng.uniform([-80, -25], [80, 25], (200, 2)), rng.uniform(-4, 4, (200, 2))  # walls of a few metres
+    wall = rng.integers(0, 200, 60_000)
+    walls = np.column_stack([begin[wall] + rng.random((60_000, 1)) * way[wall], rng.uniform(-1.5, 3.0, 60_000)])
+    street = np.concatenate([walls, rng.uniform([-90, -25, -1.5], [90, 25, -1.5], (30_000, 3))])
+    odometry = ScanToMapOdometry(OdometryConfig())
+    for k in range(12):
+        at_m = sum(min(j, 4) for j in range(k + 1))  # speeds up to 4 m a scan, which is beyond the first pass's reach
+        seen = street[np.abs(street[:, 0] - at_m) < 30.0] - [at_m, 0.0, 0.0]
+        result = odometry.step((seen + rng.normal(0, 0.01, seen.shape)).astype(np.float32), round(k * period_s * 1e9))
+        assert result.status in ("started", "registered"), k
+    assert result.odom_T_sensor[0, 3] == pytest.approx(at_m, abs=0.1)
