@@ -22,7 +22,7 @@ Nothing here reads a clock, and small_gicp runs on one thread: its parallel sums
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +54,7 @@ Health = Literal["tracking", "degraded", "lost"]
 
 _UNKNOWN_ACCELERATION = np.repeat([2.0, 1.0], 3)  # m/s^2, rad/s^2: what a prediction knows nothing of
 _UNBELIEVABLE_M = 0.5
+_CHI_SQUARED_99 = 16.8  # of six degrees of freedom
 _NOTHING_OPEN = np.zeros((0, 6))
 
 
@@ -125,7 +126,7 @@ class ScanToMapOdometry:
         self._order = StampOrder()
         self._middle_s = 0.0
         self._failures = 0
-        self._first: _Scan | None = None
+        self._first: tuple[_Scan, int] | None = None  # and its stamp, until the velocity is known
         self._covariance = np.zeros((6, 6))
         self._drift = np.zeros((6, 6))
 
@@ -150,9 +151,9 @@ class ScanToMapOdometry:
             config.max_range_m,
             config.min_points,
         )
-        if step_ns is None and self._before_gap is not None:
-            self._twist, self._before_gap = self._before_gap, None  # there was no gap, but a wrong stamp
-        velocity = self._twist if twist is None else np.asarray(twist, dtype=np.float64)
+        # where the clock has leapt there was no gap, but a wrong stamp
+        last = self._twist if step_ns is not None or self._before_gap is None else self._before_gap
+        velocity = last if twist is None else np.asarray(twist, dtype=np.float64)
         scan = self._thinned(sweep, velocity)
         if self._order.newest_ns is None:
             return self._start(scan, stamp_ns)
@@ -161,16 +162,16 @@ class ScanToMapOdometry:
         if dt_s <= 0.0:
             raise Rejected("points not measured after those before")
         predicted, reached = self._reached(scan, velocity, dt_s)
-        if dt_s < config.max_prediction_s:
-            moving = self._velocity_to(reached, dt_s) if twist is None else velocity
-            if self._first is not None:
-                begin = self._begin_again(self._first, moving)
-                predicted, reached = begin @ predicted, begin @ reached
-            scan = scan.straightened(moving)
+        bends = twist is None and dt_s < config.max_prediction_s
+        scan = scan.straightened(self._velocity_to(reached, dt_s) if bends else velocity)
         cloud = self._with_normals(scan)
         found = self._aligned(cloud, predicted, reached)
-        if found.good and dt_s < config.max_prediction_s:
-            scan = scan.straightened(self._velocity_to(found.odom_T_middle, dt_s) if twist is None else velocity)
+        if found.good and self._first is not None:
+            begin, moving = self._begin_again(self._first, found, scan, cloud, stamp_ns, twist)
+            scan = scan.straightened(moving)
+            predicted, found = begin @ predicted, replace(found, odom_T_middle=begin @ found.odom_T_middle)
+        elif found.good and bends:
+            scan = scan.straightened(self._velocity_to(found.odom_T_middle, dt_s))
         held = self._settled(found, scan, cloud, predicted)
         self._doubted = None
         if held is not None and self._is_beyond_reach(held.target_T_source, predicted, dt_s):
@@ -181,7 +182,7 @@ class ScanToMapOdometry:
             if self._is_lost():
                 found = self._sought_in_the_whole_map(cloud, scan)
                 held = self._settled(found, scan, cloud, predicted)
-        self._first, self._middle_s = None, sweep.middle_s
+        self._middle_s = sweep.middle_s
         self._order.accept(stamp_ns)
         if held is not None:
             return self._follow(found, held, scan, dt_s)
@@ -196,17 +197,38 @@ class ScanToMapOdometry:
 
     def _start(self, scan: _Scan, stamp_ns: int) -> OdometryResult:
         self.map.add(scan.dense.points_m, self._odom_T_middle)
-        self._first, self._middle_s = scan, scan.dense.middle_s
+        self._first, self._middle_s = (scan, stamp_ns), scan.dense.middle_s
         self._order.accept(stamp_ns)
         pose = self._odom_T_middle.copy()
         return OdometryResult("started", pose, None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
 
-    def _begin_again(self, first: _Scan, twist: Array) -> Array:
-        """Make the map of the first sweep once its velocity is known: (4, 4), its middle after its stamp."""
-        self._odom_T_middle = se3_exp(twist * first.dense.middle_s)
+    def _begin_again(
+        self,
+        first: tuple[_Scan, int],
+        found: _Alignment,
+        scan: _Scan,
+        cloud: small_gicp.PointCloud,
+        stamp_ns: int,
+        twist: Array | None,
+    ) -> tuple[Array, Array]:
+        """Make the map of the first sweep anew, now that its velocity is known: its middle's pose (4, 4), and that
+        velocity (6,).
+
+        A motion that is no more than the alignment's noise is none: it would bend the sweep on which all stands.
+        """
+        begun, begun_ns = first
+        elapsed_s = (stamp_ns - begun_ns) * 1e-9 + scan.dense.middle_s - begun.dense.middle_s
+        held = self._settled(found, scan, cloud, found.odom_T_middle)
+        self._first = None
+        if not 0.0 < elapsed_s < self.config.max_prediction_s or held is None:
+            return np.eye(4), scan.twist
+        motion = se3_log(held.target_T_source)
+        moving = np.zeros(6) if motion @ held.information @ motion < _CHI_SQUARED_99 else motion / elapsed_s
+        moving = moving if twist is None else twist
+        self._odom_T_middle = se3_exp(moving * begun.dense.middle_s)
         self.map.clear()
-        self.map.add(first.straightened(twist).dense.points_m, self._odom_T_middle)
-        return self._odom_T_middle
+        self.map.add(begun.straightened(moving).dense.points_m, self._odom_T_middle)
+        return self._odom_T_middle, moving
 
     def _follow(self, found: _Alignment, held: Settled, scan: _Scan, dt_s: float) -> OdometryResult:
         """The alignment stands, but for the directions that nothing holds."""

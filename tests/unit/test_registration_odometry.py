@@ -570,3 +570,15 @@ def test_a_slow_scanner_is_predicted_by_its_velocity_too(period_s: float) -> Non
         result = odometry.step((seen + rng.normal(0, 0.01, seen.shape)).astype(np.float32), round(k * period_s * 1e9))
         assert result.status in ("started", "registered"), k
     assert result.odom_T_sensor[0, 3] == pytest.approx(at_m, abs=0.1)
+
+
+def test_a_bad_second_scan_does_not_bend_the_first() -> None:
+    scans, truth = room_walk(8, 0.1)
+    blobs = np.random.default_rng(0).uniform(-8.0, 8.0, (60, 3)).repeat(60, axis=0)
+    foreign = (blobs + np.random.default_rng(1).normal(0.0, 0.3, blobs.shape)).astype(np.float32)
+    odometry = ScanToMapOdometry(ROOM_CONFIG)
+    for k, (points, offsets_s) in enumerate(scans):
+        points, offsets_s = (foreign, np.linspace(-0.1, 0.0, len(foreign))) if k == 1 else (points, offsets_s)
+        result = odometry.step(points, k * PERIOD_NS, offsets_s)
+    assert result.status == "registered"
+    np.testing.assert_allclose(result.odom_T_sensor, truth[7], atol=0.05)
