@@ -11,7 +11,7 @@ the map. It departs from KISS-ICP in these things (tests/benchmarks/bench_odomet
   ways and leaves the pose alone. Thinned points keep their times, and are straightened anew with the velocity that each
   pass finds; so is the first sweep, whose velocity only the second tells;
 - a pose that no machine could have reached since the last one (a scan that is flat, or of another sensor) is not
-  believed at once, but only if the next scan says so, too;
+  believed at once, but only if the next scan follows from it; velocities are from one believed pose to the next;
 - the map is a few keyframes, kept as points and made anew when the sensor has moved on: a sensor that stands still
   cannot drift but over the map's first five, and memory is bounded by the number of keyframes;
 - each pose comes with a covariance, the directions that nothing holds, and a health; a sensor that is lost looks for
@@ -22,8 +22,8 @@ Nothing here reads a clock, and small_gicp runs on one thread: its parallel sums
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import small_gicp
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from registration.local import Settled, inverted
 from registration.local_map import LocalMap
 from registration.odometry_config import OdometryConfig
+from registration.odometry_result import Health, OdometryResult, Status
 from registration.stamps import StampOrder
 from registration.sweep import Sweep, deskew, usable_sweep, within_range
 from tercel.core.errors import Rejected
@@ -49,42 +50,13 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-Status = Literal["started", "registered", "predicted", "recovered", "restarted"]
-Health = Literal["tracking", "degraded", "lost"]
 
 _UNKNOWN_ACCELERATION = np.repeat([2.0, 1.0], 3)  # m/s^2, rad/s^2: what a prediction knows nothing of
 _UNBELIEVABLE_M = 0.5
+_JITTER_S = 0.1  # how late a stamp may be
+_CLEARLY = 1.1  # so many times as many partners must another guess find
 _CHI_SQUARED_99 = 16.8  # of six degrees of freedom
 _NOTHING_OPEN = np.zeros((0, 6))
-
-
-@dataclass(frozen=True, eq=False)
-class OdometryResult:
-    """One scan's pose.
-
-    status: "started" (the first scan makes the map), "registered", "predicted" (the alignment failed or overlapped too
-    little: the pose is the prediction), "recovered" (after so many failures, global registration found the map again)
-    or "restarted" (it did not, and the map was begun anew at the prediction).
-    odom_T_sensor (4, 4). twist (6,): linear m/s, then angular rad/s, in the sensor's frame; None while unknown.
-    overlap: share of the thinned scan that found partners. iterations: of all passes.
-    covariance (6, 6), m^2 and rad^2, x y z rx ry rz in the sensor's frame: of the pose relative to the local map, see
-    registration.local; ScanToMapOdometry.pose_covariance adds the map's drift. information: its inverse. Both are None
-    where nothing was aligned ("started", "predicted", "restarted").
-    health: "tracking"; "degraded" (predicted, little overlap, or degenerate_directions (K, 6) that the scan does not
-    hold, along which the prediction stands); "lost" (so many scans failed that the pose is not to be used).
-    keyframe: whether this scan joined the map.
-    """
-
-    status: Status
-    odom_T_sensor: Array
-    twist: Array | None
-    overlap: float
-    iterations: int
-    information: Array | None
-    covariance: Array | None
-    health: Health
-    degenerate_directions: Array
-    keyframe: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +91,9 @@ class ScanToMapOdometry:
         self.config = OdometryConfig() if config is None else config
         self.map = LocalMap(self.config)
         self._odom_T_middle = np.eye(4)
+        self._believed = np.eye(4)  # the last pose that was not only predicted, and how long before the last scan
+        self._elapsed_s = 0.0
+        self._earlier = (np.eye(4), 0.0)  # the one before that, and how long before that
         self._twist = np.zeros(6)
         self._twist_is_known = False
         self._before_gap: Array | None = None  # the velocity before one
@@ -126,7 +101,7 @@ class ScanToMapOdometry:
         self._order = StampOrder()
         self._middle_s = 0.0
         self._failures = 0
-        self._first: tuple[_Scan, int] | None = None  # and its stamp, until the velocity is known
+        self._first: _Scan | None = None  # until its velocity is known
         self._covariance = np.zeros((6, 6))
         self._drift = np.zeros((6, 6))
 
@@ -161,31 +136,39 @@ class ScanToMapOdometry:
         dt_s = (self._order.since_leap_ns() if step_ns is None else step_ns) * 1e-9 + sweep.middle_s - self._middle_s
         if dt_s <= 0.0:
             raise Rejected("points not measured after those before")
+        elapsed_s = self._elapsed_s + dt_s
         predicted, reached = self._reached(scan, velocity, dt_s)
-        bends = twist is None and dt_s < config.max_prediction_s
-        scan = scan.straightened(self._velocity_to(reached, dt_s) if bends else velocity)
+        if self._doubted is not None and self._follows_from_doubted(reached, elapsed_s, dt_s):
+            self._believed, elapsed_s, self._twist_is_known = self._doubted[0], dt_s, False
+            self._earlier = (self._believed, 0.0)
+            predicted = self._believed @ se3_exp(velocity * min(dt_s, config.max_prediction_s))
+        # the first two sweeps fit each other best while both are bent alike
+        bends = twist is None and dt_s < config.max_prediction_s and self._first is None
+        if bends:
+            scan = scan.straightened(self._velocity_to(reached, elapsed_s))
         cloud = self._with_normals(scan)
         found = self._aligned(cloud, predicted, reached)
         if found.good and self._first is not None:
-            begin, moving = self._begin_again(self._first, found, scan, cloud, stamp_ns, twist)
+            begin, moving = self._begin_again(self._first, found, scan, cloud, elapsed_s, twist)
             scan = scan.straightened(moving)
-            predicted, found = begin @ predicted, replace(found, odom_T_middle=begin @ found.odom_T_middle)
+            cloud, predicted = self._with_normals(scan), begin @ predicted
+            found = self._aligned(cloud, predicted, begin @ found.odom_T_middle)
         elif found.good and bends:
-            scan = scan.straightened(self._velocity_to(found.odom_T_middle, dt_s))
+            scan = scan.straightened(self._velocity_to(found.odom_T_middle, elapsed_s))
         held = self._settled(found, scan, cloud, predicted)
         self._doubted = None
-        if held is not None and self._is_beyond_reach(held.target_T_source, predicted, dt_s):
-            self._doubted = (held.target_T_source, self._velocity_to(held.target_T_source, dt_s))
+        if held is not None and self._is_beyond_reach(held.target_T_source, elapsed_s):
+            self._doubted = (held.target_T_source, self._velocity_to(held.target_T_source, elapsed_s))
             held = None
         if held is None:
             self._failures += 1
             if self._is_lost():
                 found = self._sought_in_the_whole_map(cloud, scan)
                 held = self._settled(found, scan, cloud, predicted)
-        self._middle_s = sweep.middle_s
+        self._elapsed_s, self._middle_s = elapsed_s, sweep.middle_s
         self._order.accept(stamp_ns)
         if held is not None:
-            return self._follow(found, held, scan, dt_s)
+            return self._follow(found, held, scan)
         return self._go_on_without(found, scan, predicted, dt_s)
 
     def pose_covariance(self) -> Array:
@@ -197,18 +180,18 @@ class ScanToMapOdometry:
 
     def _start(self, scan: _Scan, stamp_ns: int) -> OdometryResult:
         self.map.add(scan.dense.points_m, self._odom_T_middle)
-        self._first, self._middle_s = (scan, stamp_ns), scan.dense.middle_s
+        self._first, self._middle_s = scan, scan.dense.middle_s
         self._order.accept(stamp_ns)
         pose = self._odom_T_middle.copy()
         return OdometryResult("started", pose, None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
 
     def _begin_again(
         self,
-        first: tuple[_Scan, int],
+        first: _Scan,
         found: _Alignment,
         scan: _Scan,
         cloud: small_gicp.PointCloud,
-        stamp_ns: int,
+        elapsed_s: float,
         twist: Array | None,
     ) -> tuple[Array, Array]:
         """Make the map of the first sweep anew, now that its velocity is known: its middle's pose (4, 4), and that
@@ -216,27 +199,31 @@ class ScanToMapOdometry:
 
         A motion that is no more than the alignment's noise is none: it would bend the sweep on which all stands.
         """
-        begun, begun_ns = first
-        elapsed_s = (stamp_ns - begun_ns) * 1e-9 + scan.dense.middle_s - begun.dense.middle_s
         held = self._settled(found, scan, cloud, found.odom_T_middle)
         self._first = None
-        if not 0.0 < elapsed_s < self.config.max_prediction_s or held is None:
+        if elapsed_s >= self.config.max_prediction_s or held is None:
             return np.eye(4), scan.twist
         motion = se3_log(held.target_T_source)
         moving = np.zeros(6) if motion @ held.information @ motion < _CHI_SQUARED_99 else motion / elapsed_s
         moving = moving if twist is None else twist
-        self._odom_T_middle = se3_exp(moving * begun.dense.middle_s)
+        self._odom_T_middle = self._believed = se3_exp(moving * first.dense.middle_s)
         self.map.clear()
-        self.map.add(begun.straightened(moving).dense.points_m, self._odom_T_middle)
+        self.map.add(first.straightened(moving).dense.points_m, self._odom_T_middle)
         return self._odom_T_middle, moving
 
-    def _follow(self, found: _Alignment, held: Settled, scan: _Scan, dt_s: float) -> OdometryResult:
+    def _follow(self, found: _Alignment, held: Settled, scan: _Scan) -> OdometryResult:
         """The alignment stands, but for the directions that nothing holds."""
         config, recovered = self.config, self._is_lost()
         pose, before = held.target_T_source, self._twist
-        self._twist = np.zeros(6) if recovered else self._velocity_to(pose, dt_s)
-        self._twist_is_known = not recovered and dt_s < config.max_prediction_s
-        self._before_gap = None if dt_s < config.max_prediction_s else before
+        gap = self._elapsed_s >= config.max_prediction_s
+        self._twist = np.zeros(6) if recovered else self._velocity_to(pose, self._elapsed_s)
+        earlier, took_s = self._earlier
+        if self._elapsed_s < 0.5 * took_s and not recovered:  # a late stamp and a timely one: only together they tell
+            self._twist = se3_log(inverse(earlier) @ pose) / (took_s + self._elapsed_s)
+        self._earlier = (self._believed, 0.0 if recovered else self._elapsed_s)
+        self._twist_is_known = not recovered and not gap
+        self._before_gap = before if gap else None
+        self._believed, self._elapsed_s = pose, 0.0
         self._drift = carried(self._drift, inverse(pose) @ self._odom_T_middle)
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
         covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))
@@ -270,8 +257,10 @@ class ScanToMapOdometry:
             carried(self._drift, back),
             carried(self._covariance, back) + np.diag(strayed**2),
         )
-        self._odom_T_middle, self._twist_is_known = predicted, False
+        self._odom_T_middle = predicted
         if given_up:
+            self._believed, self._elapsed_s, self._twist_is_known = predicted, 0.0, False
+            self._earlier = (predicted, 0.0)
             self.map.clear()
             self.map.add(scan.dense.points_m, predicted)
             self._twist, self._failures = np.zeros(6), 0
@@ -292,8 +281,9 @@ class ScanToMapOdometry:
     def _is_lost(self) -> bool:
         return self._failures > self.config.max_predicted
 
-    def _velocity_to(self, odom_T_middle: Array, dt_s: float) -> Array:
-        twist: Array = se3_log(inverse(self._odom_T_middle) @ odom_T_middle) / dt_s
+    def _velocity_to(self, odom_T_middle: Array, elapsed_s: float) -> Array:
+        """The mean velocity since the last pose that was believed."""
+        twist: Array = se3_log(inverse(self._believed) @ odom_T_middle) / elapsed_s
         return twist
 
     def _pose_at_stamp(self) -> Array:
@@ -323,13 +313,22 @@ class ScanToMapOdometry:
         ways_s = [dt_s]
         if dt_s >= config.max_prediction_s:
             far_m = float(np.linalg.norm(velocity[:3])) * config.max_prediction_s
-            ways_s = np.linspace(0.0, config.max_prediction_s, 2 + int(min(far_m / config.reach_m, 20.0))).tolist()
+            ways_s = np.linspace(config.max_prediction_s, 0.0, 2 + int(min(far_m / config.reach_m, 20.0))).tolist()
         guesses = [self._odom_T_middle @ se3_exp(velocity * way_s) for way_s in ways_s]
         if self._doubted is not None:
-            guesses.append(self._doubted[0] @ se3_exp(self._doubted[1] * min(dt_s, config.max_prediction_s)))
+            pose, way_s = self._doubted[0], min(dt_s, config.max_prediction_s)
+            guesses += [pose @ se3_exp(twist * way_s) for twist in (velocity, self._doubted[1])]
         reached = [self.map.reach(scan.sparse.points_m, guess, config.reach_m) for guess in guesses]
-        best = max(range(len(guesses)), key=lambda k: reached[k][1])
+        best = max(range(len(guesses)), key=lambda k: reached[k][1] * (_CLEARLY if k == 0 else 1.0))
         return guesses[best], reached[best][0] if np.isfinite(reached[best][0]).all() else guesses[best]
+
+    def _follows_from_doubted(self, odom_T_middle: Array, elapsed_s: float, dt_s: float) -> bool:
+        """Whether a pose comes more likely from the one that was not believed than from the last that was."""
+        if self._doubted is None:
+            return False
+        pose, twist = self._doubted
+        from_doubted_m = min(_strayed_m(pose, odom_T_middle, v * dt_s) for v in (twist, self._twist))
+        return from_doubted_m < _strayed_m(self._believed, odom_T_middle, self._twist * elapsed_s)
 
     def _aligned(self, cloud: small_gicp.PointCloud, predicted: Array, reached: Array) -> _Alignment:
         """The fine alignment; if it fails, once more with the coarse one by the more careful GICP."""
@@ -347,11 +346,17 @@ class ScanToMapOdometry:
             scan.sparse.points_m, normals, found.odom_T_middle, predicted, config.match_m, config.reach_m
         )
 
-    def _is_beyond_reach(self, odom_T_middle: Array, predicted: Array, dt_s: float) -> bool:
-        """Whether no acceleration explains how far a pose is from the prediction, if that rests on the last scan."""
-        strayed_m = float(np.linalg.norm(odom_T_middle[:3, 3] - predicted[:3, 3]))
-        allowed_m = _UNBELIEVABLE_M + 0.5 * self.config.max_acceleration_mps2 * dt_s * dt_s
-        return self._twist_is_known and dt_s < self.config.max_prediction_s and strayed_m > allowed_m
+    def _is_beyond_reach(self, odom_T_middle: Array, elapsed_s: float) -> bool:
+        """Whether no acceleration explains a pose, if the velocity is known.
+
+        A velocity that somebody else measured says nothing here, as it may be wrong; and stamps jitter.
+        """
+        if not self._twist_is_known or elapsed_s >= self.config.max_prediction_s:
+            return False
+        allowed_m = _UNBELIEVABLE_M + 0.5 * self.config.max_acceleration_mps2 * elapsed_s * elapsed_s
+        jitter = (0.0, -_JITTER_S, _JITTER_S)
+        strayed = (_strayed_m(self._believed, odom_T_middle, self._twist * (elapsed_s + late_s)) for late_s in jitter)
+        return min(strayed) > allowed_m
 
     def _align(self, scan: small_gicp.PointCloud, guess: Array, widths_m: tuple[float, ...]) -> _Alignment:
         """GICP of a scan with the map from a guess, with partners ever nearer, pass by pass.
@@ -383,6 +388,11 @@ class ScanToMapOdometry:
             else nothing
         )
         return found if found.overlap >= self.config.good_overlap else nothing
+
+
+def _strayed_m(last: Array, odom_T_middle: Array, motion: Array) -> float:
+    """How far a pose is from where a motion (6,) from the last one ends."""
+    return float(np.linalg.norm((inverse(last @ se3_exp(motion)) @ odom_T_middle)[:3, 3]))
 
 
 def carried(covariance: Array, new_T_old: Array) -> Array:

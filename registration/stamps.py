@@ -20,7 +20,8 @@ class StampOrder:
     def __init__(self, name: str = "stamp") -> None:
         self.name = name
         self.newest_ns: int | None = None
-        self._late_ns: list[int] = []
+        self._late = 0  # how many late stamps in a row have risen, the first of them, and the last
+        self._late_from_ns = self._late_to_ns = 0
 
     def step_ns(self, stamp_ns: int) -> int | None:
         """How long after the newest stamp this one is; None for the first, and where the clock must have leapt.
@@ -30,24 +31,27 @@ class StampOrder:
         if self.newest_ns is None:
             return None
         if stamp_ns > self.newest_ns:
-            self._late_ns.clear()
+            self._late = 0
             return stamp_ns - self.newest_ns
-        if self._late_ns and stamp_ns <= self._late_ns[-1]:
-            self._late_ns.clear()
-        self._late_ns.append(stamp_ns)
-        if len(self._late_ns) < TURNED_AFTER:
+        if self._late == 0 or stamp_ns < self._late_to_ns:
+            self._late, self._late_from_ns = 1, stamp_ns
+        elif stamp_ns > self._late_to_ns:
+            self._late += 1
+        else:  # a duplicate says nothing
+            raise Rejected(f"{self.name} not after the one before")
+        self._late_to_ns = stamp_ns
+        if self._late < TURNED_AFTER:
             raise Rejected(f"{self.name} not after the one before")
         return None
 
     def since_leap_ns(self) -> int:
         """Where the clock has leapt: how long ago the newest message came, if all came evenly."""
-        late_ns = self._late_ns
-        return (late_ns[-1] - late_ns[0]) * len(late_ns) // max(len(late_ns) - 1, 1)
+        return (self._late_to_ns - self._late_from_ns) * self._late // max(self._late - 1, 1)
 
     def accept(self, stamp_ns: int) -> None:
         """This message was taken in: its stamp is the newest from now on."""
         self.newest_ns = stamp_ns
-        self._late_ns.clear()
+        self._late = 0
 
 
 def longest_rising(stamps_ns: Sequence[int]) -> list[int]:

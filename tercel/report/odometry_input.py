@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from devices.sensors.recorded.folders import CLOUD_SUFFIXES, read_cloud
 from devices.sensors.recorded.reading import files_with, frame_time_ns, require_rate
 from tercel.core.errors import Rejected, UserError, nearest_hint
@@ -99,6 +101,7 @@ def _file_items(files: list[Path], rate_hz: float) -> Iterator[Item]:
         stamp_ns = frame_time_ns(number, rate_hz)
         try:
             points_m, intensity, ring = read_cloud(path)
+            points_m = points_m.astype(np.float32, copy=False)
             cloud = PointCloud(stamp_ns=stamp_ns, frame_id="lidar", points_m=points_m, intensity=intensity, ring=ring)
             yield Item("cloud", stamp_ns, cloud)
         except (ValueError, OSError, EOFError):

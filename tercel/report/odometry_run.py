@@ -183,9 +183,11 @@ def run_odometry(options: OdometryOptions, progress: Progress = lambda _share: N
             ["no scan could be used"],
         )  # fmt: skip
     notes: list[str] = []
-    left_out = account.keep(longest_rising(account.stamps_ns))
+    # a clock that was set back leaves poses that no file with stamps has room for; KITTI's has none
+    left_out = 0 if options.format == "kitti" else account.keep(longest_rising(account.stamps_ns))
     if left_out:
-        notes.append(f"{left_out:,} poses are left out: their stamps do not rise with those of the others")
+        poses_are = "1 pose is" if left_out == 1 else f"{left_out:,} poses are"
+        notes.append(f"{poses_are} left out: the stamps do not rise with those of the others")
     stamps_ns, poses = np.array(account.stamps_ns, dtype=np.int64), np.stack(account.poses)
     estimate = Trajectory("odometry", "odom", frame, stamps_ns, poses)
     scores, truth = _against_truth(estimate, truths, statics, notes)

@@ -118,6 +118,13 @@ def test_a_map_in_utm_coordinates_is_met_where_it_is_and_a_scan_in_them_is_refus
     target, source, truth = corner(tmp_path)
     utm_m, written = np.array([461_000.0, 5_481_000.0, 110.0]), tmp_path / "r.json"
     np.save(tmp_path / "map.npy", np.load(target).astype(np.float64) + utm_m)
+    header = (
+        "ply\nformat ascii 1.0\nelement vertex {}\nproperty double x\nproperty double y\nproperty double z\nend_header"
+    )
+    utm_points_m = np.load(tmp_path / "map.npy")
+    np.savetxt(tmp_path / "map.ply", utm_points_m, "%.4f", header=header.format(len(utm_points_m)), comments="")
+    same_m, origin_m = read_points(tmp_path / "map.ply")
+    np.testing.assert_allclose(same_m + origin_m, utm_points_m, atol=2e-4)
     guess = truth.copy()
     guess[:3, 3] += utm_m + 0.2
     np.savetxt(tmp_path / "guess.txt", guess)

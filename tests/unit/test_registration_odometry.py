@@ -556,20 +556,61 @@ def test_a_lorry_that_passes_does_not_drag_a_sensor_that_stands() -> None:
     assert worst_m < 0.03
 
 
-@pytest.mark.parametrize("period_s", [1.0, 2.0])
-def test_a_slow_scanner_is_predicted_by_its_velocity_too(period_s: float) -> None:
+@cache
+def street() -> Array:
+    """Walls of a few metres, here and there, and the ground."""
     rng = np.random.default_rng(0)
-    begin, way = rng.uniform([-80, -25], [80, 25], (200, 2)), rng.uniform(-4, 4, (200, 2))  # walls of a few metres
-    wall = rng.integers(0, 200, 60_000)
-    walls = np.column_stack([begin[wall] + rng.random((60_000, 1)) * way[wall], rng.uniform(-1.5, 3.0, 60_000)])
-    street = np.concatenate([walls, rng.uniform([-90, -25, -1.5], [90, 25, -1.5], (30_000, 3))])
+    begin, way = rng.uniform([-80, -25], [120, 25], (160, 2)), rng.uniform(-4, 4, (160, 2))
+    wall = rng.integers(0, 160, 40_000)
+    walls = np.column_stack([begin[wall] + rng.random((40_000, 1)) * way[wall], rng.uniform(-1.5, 3.0, 40_000)])
+    return np.concatenate([walls, rng.uniform([-90, -25, -1.5], [130, 25, -1.5], (20_000, 3))])
+
+
+def seen_from(at_m: float) -> Array:
+    """The street within 30 m along it, with noise."""
+    near = street()[np.abs(street()[:, 0] - at_m) < 30.0] - [at_m, 0.0, 0.0]
+    return np.asarray(near + np.random.default_rng(round(at_m * 10)).normal(0, 0.01, near.shape), dtype=np.float32)
+
+
+def test_a_slow_scanner_is_predicted_by_its_velocity_too() -> None:
     odometry = ScanToMapOdometry(OdometryConfig())
     for k in range(12):
         at_m = sum(min(j, 4) for j in range(k + 1))  # speeds up to 4 m a scan, which is beyond the first pass's reach
-        seen = street[np.abs(street[:, 0] - at_m) < 30.0] - [at_m, 0.0, 0.0]
-        result = odometry.step((seen + rng.normal(0, 0.01, seen.shape)).astype(np.float32), round(k * period_s * 1e9))
+        result = odometry.step(seen_from(at_m), k * 1_000_000_000)
         assert result.status in ("started", "registered"), k
     assert result.odom_T_sensor[0, 3] == pytest.approx(at_m, abs=0.1)
+
+
+def errors_m(speeds_mps: list[float], late_ns: dict[int, int], twist_mps: float | None = None) -> tuple[Array, int]:
+    """How far each pose is off along the street, and how many were only predicted."""
+    odometry, at_m, off_m, predicted = ScanToMapOdometry(OdometryConfig()), 0.0, [], 0
+    for k, speed_mps in enumerate(speeds_mps):
+        at_m += 0.1 * speed_mps if k else 0.0
+        twist = None if twist_mps is None else np.array([twist_mps, 0, 0, 0, 0, 0])
+        result = odometry.step(seen_from(at_m), k * PERIOD_NS + late_ns.get(k, 0), None, twist)
+        off_m.append(abs(result.odom_T_sensor[0, 3] - at_m))
+        predicted += result.status == "predicted"
+    return np.array(off_m), predicted
+
+
+def test_a_real_jump_of_the_speed_costs_one_scan_at_most() -> None:
+    off_m, predicted = errors_m([2.0] * 6 + [14.0] * 10, {})
+    assert predicted <= 1
+    assert np.sort(off_m)[-2] < 0.1
+
+
+@pytest.mark.parametrize("late_ms", [30, 80])
+def test_one_late_stamp_does_not_start_a_swing(late_ms: int) -> None:
+    off_m, predicted = errors_m([12.0] * 18, {8: late_ms * 1_000_000})
+    assert predicted <= 1
+    assert off_m[12:].max() < 0.1
+
+
+@pytest.mark.parametrize("factor", [0.3, 2.0])
+def test_a_wrong_speed_from_elsewhere_is_not_held_against_the_scans(factor: float) -> None:
+    off_m, predicted = errors_m([10.0] * 10, {}, factor * 10.0)
+    assert predicted == 0
+    assert off_m.max() < 0.1
 
 
 def test_a_bad_second_scan_does_not_bend_the_first() -> None:

@@ -77,14 +77,17 @@ def ascii_table(text: bytes, rows: int, columns: int) -> Array:
 
 
 def standard_columns(columns: Columns) -> tuple[Array, Array | None, Array | None]:
-    """points_m (N, 3) float32, intensity (N,) float32 or None, ring (N,) uint16 or None.
+    """points_m (N, 3) float32, or float64 where the file has more; intensity (N,) float32, ring (N,) uint16, or None.
 
     Whole-number intensities are brought to 0..1 by their dtype's range; floating ones are passed on as they are.
     Raises ValueError if x, y or z is missing.
     """
     if any(name not in columns for name in ("x", "y", "z")):
         raise ValueError(f"there is no x, y, z among its fields: {', '.join(columns)[:80]}")
-    points_m = np.column_stack([columns[name] for name in ("x", "y", "z")]).astype(np.float32)
+    points_m = np.column_stack([columns[name] for name in ("x", "y", "z")])
+    points_m = points_m.astype(
+        np.float32 if points_m.dtype.itemsize <= 4 and points_m.dtype.kind == "f" else np.float64
+    )
     by_lower = {name.lower(): column for name, column in columns.items()}
     intensity = next((by_lower[name] for name in _INTENSITY_NAMES if name in by_lower), None)
     ring = next((by_lower[name] for name in _RING_NAMES if name in by_lower), None)

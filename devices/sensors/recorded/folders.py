@@ -66,6 +66,7 @@ def _cloud_items(paths: list[Path], rate_hz: float, problems: list[str]) -> Iter
         if arrays is None:
             continue
         points_m, intensity, ring = arrays
+        points_m = points_m.astype(np.float32, copy=False)
         stamp_ns = frame_time_ns(number, rate_hz)
         cloud = PointCloud(stamp_ns=stamp_ns, frame_id="lidar", points_m=points_m, intensity=intensity, ring=ring)
         yield "/lidar/points", stamp_ns, cloud
