@@ -11,7 +11,7 @@ the map. It departs from KISS-ICP in these things (tests/benchmarks/bench_odomet
   ways and leaves the pose alone. Thinned points keep their times, and are straightened anew with the velocity that each
   pass finds; so is the first sweep, whose velocity only the second tells;
 - a pose that no machine could have reached since the last one (a scan that is flat, or of another sensor) is not
-  believed at once, but only if the next scan follows from it; velocities are from one believed pose to the next;
+  believed at once, but only if the next scan follows from it (registration.motion);
 - the map is a few keyframes, kept as points and made anew when the sensor has moved on: a sensor that stands still
   cannot drift but over the map's first five, and memory is bounded by the number of keyframes;
 - each pose comes with a covariance, the directions that nothing holds, and a health; a sensor that is lost looks for
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from registration.local import Settled, inverted
 from registration.local_map import LocalMap
+from registration.motion import Motion
 from registration.odometry_config import OdometryConfig
 from registration.odometry_result import Health, OdometryResult, Status
 from registration.stamps import StampOrder
@@ -52,8 +53,6 @@ __all__ = [
 Array = NDArray[Any]
 
 _UNKNOWN_ACCELERATION = np.repeat([2.0, 1.0], 3)  # m/s^2, rad/s^2: what a prediction knows nothing of
-_UNBELIEVABLE_M = 0.5
-_JITTER_S = 0.1  # how late a stamp may be
 _CLEARLY = 1.1  # so many times as many partners must another guess find
 _CHI_SQUARED_99 = 16.8  # of six degrees of freedom
 _NOTHING_OPEN = np.zeros((0, 6))
@@ -90,14 +89,7 @@ class ScanToMapOdometry:
     def __init__(self, config: OdometryConfig | None = None) -> None:
         self.config = OdometryConfig() if config is None else config
         self.map = LocalMap(self.config)
-        self._odom_T_middle = np.eye(4)
-        self._believed = np.eye(4)  # the last pose that was not only predicted, and how long before the last scan
-        self._elapsed_s = 0.0
-        self._earlier = (np.eye(4), 0.0)  # the one before that, and how long before that
-        self._twist = np.zeros(6)
-        self._twist_is_known = False
-        self._before_gap: Array | None = None  # the velocity before one
-        self._doubted: tuple[Array, Array] | None = None  # a pose and a velocity that nobody could have reached
+        self._motion = Motion(self.config.max_prediction_s, self.config.max_acceleration_mps2)  # of sweeps' middles
         self._order = StampOrder()
         self._middle_s = 0.0
         self._failures = 0
@@ -115,57 +107,44 @@ class ScanToMapOdometry:
         Rejected, and leaves the state as it was, if too few are left, if the twist is not finite, if the stamp or the
         sweep's middle is not after the one before, or if the points' times lie further apart than any sweep's.
         """
-        config = self.config
+        config, motion = self.config, self._motion
         step_ns = self._order.step_ns(stamp_ns)
         if twist is not None and not np.isfinite(twist).all():
             raise Rejected("twist not finite")
-        sweep = usable_sweep(
-            points_m,
-            time_offset_s if config.deskew else None,
-            config.min_range_m,
-            config.max_range_m,
-            config.min_points,
-        )
-        # where the clock has leapt there was no gap, but a wrong stamp
-        last = self._twist if step_ns is not None or self._before_gap is None else self._before_gap
-        velocity = last if twist is None else np.asarray(twist, dtype=np.float64)
+        times_s = time_offset_s if config.deskew else None
+        sweep = usable_sweep(points_m, times_s, config.min_range_m, config.max_range_m, config.min_points)
+        velocity = motion.last_twist(leapt=step_ns is None) if twist is None else np.asarray(twist, dtype=np.float64)
         scan = self._thinned(sweep, velocity)
         if self._order.newest_ns is None:
             return self._start(scan, stamp_ns)
-
         dt_s = (self._order.since_leap_ns() if step_ns is None else step_ns) * 1e-9 + sweep.middle_s - self._middle_s
         if dt_s <= 0.0:
             raise Rejected("points not measured after those before")
-        elapsed_s = self._elapsed_s + dt_s
-        predicted, reached = self._reached(scan, velocity, dt_s)
-        if self._doubted is not None and self._follows_from_doubted(reached, elapsed_s, dt_s):
-            self._believed, elapsed_s, self._twist_is_known = self._doubted[0], dt_s, False
-            self._earlier = (self._believed, 0.0)
-            predicted = self._believed @ se3_exp(velocity * min(dt_s, config.max_prediction_s))
+
+        motion.advance(dt_s)
+        predicted, reached = self._reached(scan, velocity)
         # the first two sweeps fit each other best while both are bent alike
         bends = twist is None and dt_s < config.max_prediction_s and self._first is None
         if bends:
-            scan = scan.straightened(self._velocity_to(reached, elapsed_s))
+            scan = scan.straightened(motion.twist_to(reached))
         cloud = self._with_normals(scan)
         found = self._aligned(cloud, predicted, reached)
         if found.good and self._first is not None:
-            begin, moving = self._begin_again(self._first, found, scan, cloud, elapsed_s, twist)
+            begin, moving = self._begin_again(self._first, found, scan, cloud, twist)
             scan = scan.straightened(moving)
             cloud, predicted = self._with_normals(scan), begin @ predicted
             found = self._aligned(cloud, predicted, begin @ found.odom_T_middle)
         elif found.good and bends:
-            scan = scan.straightened(self._velocity_to(found.odom_T_middle, elapsed_s))
+            scan = scan.straightened(motion.twist_to(found.odom_T_middle))
         held = self._settled(found, scan, cloud, predicted)
-        self._doubted = None
-        if held is not None and self._is_beyond_reach(held.target_T_source, elapsed_s):
-            self._doubted = (held.target_T_source, self._velocity_to(held.target_T_source, elapsed_s))
+        if held is not None and motion.doubts(held.target_T_source):
             held = None
         if held is None:
             self._failures += 1
             if self._is_lost():
                 found = self._sought_in_the_whole_map(cloud, scan)
                 held = self._settled(found, scan, cloud, predicted)
-        self._elapsed_s, self._middle_s = elapsed_s, sweep.middle_s
+        self._middle_s = sweep.middle_s
         self._order.accept(stamp_ns)
         if held is not None:
             return self._follow(found, held, scan)
@@ -179,20 +158,13 @@ class ScanToMapOdometry:
         return self._covariance + self._drift
 
     def _start(self, scan: _Scan, stamp_ns: int) -> OdometryResult:
-        self.map.add(scan.dense.points_m, self._odom_T_middle)
+        self.map.add(scan.dense.points_m, self._motion.pose)
         self._first, self._middle_s = scan, scan.dense.middle_s
         self._order.accept(stamp_ns)
-        pose = self._odom_T_middle.copy()
-        return OdometryResult("started", pose, None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
+        return OdometryResult("started", np.eye(4), None, 0.0, 0, None, None, "tracking", _NOTHING_OPEN, True)
 
     def _begin_again(
-        self,
-        first: _Scan,
-        found: _Alignment,
-        scan: _Scan,
-        cloud: small_gicp.PointCloud,
-        elapsed_s: float,
-        twist: Array | None,
+        self, first: _Scan, found: _Alignment, scan: _Scan, cloud: small_gicp.PointCloud, twist: Array | None
     ) -> tuple[Array, Array]:
         """Make the map of the first sweep anew, now that its velocity is known: its middle's pose (4, 4), and that
         velocity (6,).
@@ -201,33 +173,27 @@ class ScanToMapOdometry:
         """
         held = self._settled(found, scan, cloud, found.odom_T_middle)
         self._first = None
-        if elapsed_s >= self.config.max_prediction_s or held is None:
+        if self._motion.after_a_gap or held is None:
             return np.eye(4), scan.twist
-        motion = se3_log(held.target_T_source)
-        moving = np.zeros(6) if motion @ held.information @ motion < _CHI_SQUARED_99 else motion / elapsed_s
+        moved = se3_log(held.target_T_source)
+        is_noise = moved @ held.information @ moved < _CHI_SQUARED_99
+        moving = np.zeros(6) if is_noise else self._motion.twist_to(held.target_T_source)
         moving = moving if twist is None else twist
-        self._odom_T_middle = self._believed = se3_exp(moving * first.dense.middle_s)
+        begin = se3_exp(moving * first.dense.middle_s)
+        self._motion.begin_at(begin)
         self.map.clear()
-        self.map.add(first.straightened(moving).dense.points_m, self._odom_T_middle)
-        return self._odom_T_middle, moving
+        self.map.add(first.straightened(moving).dense.points_m, begin)
+        return begin, moving
 
     def _follow(self, found: _Alignment, held: Settled, scan: _Scan) -> OdometryResult:
         """The alignment stands, but for the directions that nothing holds."""
-        config, recovered = self.config, self._is_lost()
-        pose, before = held.target_T_source, self._twist
-        gap = self._elapsed_s >= config.max_prediction_s
-        self._twist = np.zeros(6) if recovered else self._velocity_to(pose, self._elapsed_s)
-        earlier, took_s = self._earlier
-        if self._elapsed_s < 0.5 * took_s and not recovered:  # a late stamp and a timely one: only together they tell
-            self._twist = se3_log(inverse(earlier) @ pose) / (took_s + self._elapsed_s)
-        self._earlier = (self._believed, 0.0 if recovered else self._elapsed_s)
-        self._twist_is_known = not recovered and not gap
-        self._before_gap = before if gap else None
-        self._believed, self._elapsed_s = pose, 0.0
-        self._drift = carried(self._drift, inverse(pose) @ self._odom_T_middle)
+        config, motion, recovered = self.config, self._motion, self._is_lost()
+        pose, last, before = held.target_T_source, motion.pose, motion.twist
+        motion.believe(pose, found_again=recovered)
+        self._drift = carried(self._drift, inverse(pose) @ last)
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
-        covariance = held.covariance + np.diag(np.square((self._twist - before) * self._middle_s))
-        self._odom_T_middle, self._covariance, self._failures = pose, covariance, 0
+        covariance = held.covariance + np.diag(np.square((motion.twist - before) * self._middle_s))
+        self._covariance, self._failures = covariance, 0
         keyframe = self.map.wants(pose)
         if keyframe:
             # a pose that is the mean of n others' and an error of its own wanders by 2 / (n + 1) of that error a step
@@ -237,7 +203,7 @@ class ScanToMapOdometry:
         return OdometryResult(
             status="recovered" if recovered else "registered",
             odom_T_sensor=self._pose_at_stamp(),
-            twist=None if recovered else self._twist.copy(),
+            twist=None if recovered else motion.twist.copy(),
             overlap=found.overlap,
             iterations=found.iterations,
             information=inverted(covariance),
@@ -251,24 +217,23 @@ class ScanToMapOdometry:
         """The prediction stands; if the map has been sought in vain, another begins there."""
         lost = self._is_lost()
         given_up = lost and self._failures >= self.config.max_predicted + self.config.recoveries
-        back = inverse(predicted) @ self._odom_T_middle
+        back = inverse(predicted) @ self._motion.pose
         strayed = _UNKNOWN_ACCELERATION * dt_s * dt_s * self._failures
         self._drift, self._covariance = (
             carried(self._drift, back),
             carried(self._covariance, back) + np.diag(strayed**2),
         )
-        self._odom_T_middle = predicted
+        self._motion.go_on(predicted)
         if given_up:
-            self._believed, self._elapsed_s, self._twist_is_known = predicted, 0.0, False
-            self._earlier = (predicted, 0.0)
+            self._motion.restart(predicted)
+            self._failures = 0
             self.map.clear()
             self.map.add(scan.dense.points_m, predicted)
-            self._twist, self._failures = np.zeros(6), 0
             self._drift, self._covariance = self._drift + self._covariance, np.zeros((6, 6))
         return OdometryResult(
             status="restarted" if given_up else "predicted",
             odom_T_sensor=self._pose_at_stamp(),
-            twist=None if given_up else self._twist.copy(),
+            twist=None if given_up else self._motion.twist.copy(),
             overlap=found.overlap,
             iterations=found.iterations,
             information=None,
@@ -281,13 +246,8 @@ class ScanToMapOdometry:
     def _is_lost(self) -> bool:
         return self._failures > self.config.max_predicted
 
-    def _velocity_to(self, odom_T_middle: Array, elapsed_s: float) -> Array:
-        """The mean velocity since the last pose that was believed."""
-        twist: Array = se3_log(inverse(self._believed) @ odom_T_middle) / elapsed_s
-        return twist
-
     def _pose_at_stamp(self) -> Array:
-        pose: Array = self._odom_T_middle @ se3_exp(-self._middle_s * self._twist)
+        pose: Array = self._motion.pose @ se3_exp(-self._middle_s * self._motion.twist)
         return pose
 
     def _thinned(self, sweep: Sweep, twist: Array) -> _Scan:
@@ -303,32 +263,15 @@ class ScanToMapOdometry:
         small_gicp.estimate_normals_covariances(cloud, small_gicp.KdTree(cloud), self.config.neighbours)
         return cloud
 
-    def _reached(self, scan: _Scan, velocity: Array, dt_s: float) -> tuple[Array, Array]:
-        """The predicted pose and where the scan then finds the map.
-
-        After a long gap, or after a stamp that was wrong, the sensor may be anywhere on the way that it was going.
-        A pose that was not believed may have been true.
-        """
-        config = self.config
-        ways_s = [dt_s]
-        if dt_s >= config.max_prediction_s:
-            far_m = float(np.linalg.norm(velocity[:3])) * config.max_prediction_s
-            ways_s = np.linspace(config.max_prediction_s, 0.0, 2 + int(min(far_m / config.reach_m, 20.0))).tolist()
-        guesses = [self._odom_T_middle @ se3_exp(velocity * way_s) for way_s in ways_s]
-        if self._doubted is not None:
-            pose, way_s = self._doubted[0], min(dt_s, config.max_prediction_s)
-            guesses += [pose @ se3_exp(twist * way_s) for twist in (velocity, self._doubted[1])]
-        reached = [self.map.reach(scan.sparse.points_m, guess, config.reach_m) for guess in guesses]
+    def _reached(self, scan: _Scan, velocity: Array) -> tuple[Array, Array]:
+        """The predicted pose, and where the scan then finds the map."""
+        guesses = self._motion.guesses(velocity, self.config.reach_m)
+        reached = [self.map.reach(scan.sparse.points_m, guess, self.config.reach_m) for guess in guesses]
         best = max(range(len(guesses)), key=lambda k: reached[k][1] * (_CLEARLY if k == 0 else 1.0))
-        return guesses[best], reached[best][0] if np.isfinite(reached[best][0]).all() else guesses[best]
-
-    def _follows_from_doubted(self, odom_T_middle: Array, elapsed_s: float, dt_s: float) -> bool:
-        """Whether a pose comes more likely from the one that was not believed than from the last that was."""
-        if self._doubted is None:
-            return False
-        pose, twist = self._doubted
-        from_doubted_m = min(_strayed_m(pose, odom_T_middle, v * dt_s) for v in (twist, self._twist))
-        return from_doubted_m < _strayed_m(self._believed, odom_T_middle, self._twist * elapsed_s)
+        pose, predicted = reached[best][0], guesses[best]
+        if not np.isfinite(pose).all():
+            pose = predicted
+        return self._motion.ahead(velocity) if self._motion.clears_doubt(pose) else predicted, pose
 
     def _aligned(self, cloud: small_gicp.PointCloud, predicted: Array, reached: Array) -> _Alignment:
         """The fine alignment; if it fails, once more with the coarse one by the more careful GICP."""
@@ -345,18 +288,6 @@ class ScanToMapOdometry:
         return self.map.settle(
             scan.sparse.points_m, normals, found.odom_T_middle, predicted, config.match_m, config.reach_m
         )
-
-    def _is_beyond_reach(self, odom_T_middle: Array, elapsed_s: float) -> bool:
-        """Whether no acceleration explains a pose, if the velocity is known.
-
-        A velocity that somebody else measured says nothing here, as it may be wrong; and stamps jitter.
-        """
-        if not self._twist_is_known or elapsed_s >= self.config.max_prediction_s:
-            return False
-        allowed_m = _UNBELIEVABLE_M + 0.5 * self.config.max_acceleration_mps2 * elapsed_s * elapsed_s
-        jitter = (0.0, -_JITTER_S, _JITTER_S)
-        strayed = (_strayed_m(self._believed, odom_T_middle, self._twist * (elapsed_s + late_s)) for late_s in jitter)
-        return min(strayed) > allowed_m
 
     def _align(self, scan: small_gicp.PointCloud, guess: Array, widths_m: tuple[float, ...]) -> _Alignment:
         """GICP of a scan with the map from a guess, with partners ever nearer, pass by pass.
@@ -375,7 +306,7 @@ class ScanToMapOdometry:
 
     def _sought_in_the_whole_map(self, cloud: small_gicp.PointCloud, scan: _Scan) -> _Alignment:
         """Global registration of a lost sensor's scan with the map; believed only if the scans overlap well, too."""
-        nothing = _Alignment(self._odom_T_middle, 0.0, 0, good=False)
+        nothing = _Alignment(self._motion.pose, 0.0, 0, good=False)
         if self.config.recoveries == 0 or self.map.cloud is None:
             return nothing
         from registration.global_ import GlobalConfig, register_global  # seldom needed
@@ -388,11 +319,6 @@ class ScanToMapOdometry:
             else nothing
         )
         return found if found.overlap >= self.config.good_overlap else nothing
-
-
-def _strayed_m(last: Array, odom_T_middle: Array, motion: Array) -> float:
-    """How far a pose is from where a motion (6,) from the last one ends."""
-    return float(np.linalg.norm((inverse(last @ se3_exp(motion)) @ odom_T_middle)[:3, 3]))
 
 
 def carried(covariance: Array, new_T_old: Array) -> Array:
