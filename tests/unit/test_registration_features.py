@@ -58,7 +58,8 @@ def counted(cloud: Surface, i: int) -> Array:
 def test_histograms_are_those_of_the_definition() -> None:
     cloud, histograms = described(scattered(0))
     own = np.array([counted(cloud, i) for i in range(len(cloud.points_m))])
-    for i in range(0, len(own), 7):
+    errors = []
+    for i in range(len(own)):
         mean = np.zeros(33)
         for j, distance in zip(cloud.neighbours[i], cloud.distances_m[i], strict=True):
             if np.isfinite(distance):
@@ -66,9 +67,11 @@ def test_histograms_are_those_of_the_definition() -> None:
         for third in range(3):
             part = mean[11 * third : 11 * third + 11]
             part *= 100.0 / max(part.sum(), 1e-12)
-        # float32 puts an angle that lies on a bin's edge into the next one, now and then
-        assert np.abs(histograms[i] - own[i] - mean).sum() < 12.0
+        errors.append(np.abs(histograms[i] - own[i] - mean).sum())
         assert histograms[i].reshape(3, 11).sum(axis=1) == pytest.approx([200.0] * 3, rel=1e-4)
+    # float32 puts an angle that lies on a bin's edge into the next one, now and then, and not alike on all machines
+    assert np.median(errors) < 1.0
+    assert max(errors) < 0.1 * 600.0
 
 
 def test_some_rows_alone_are_those_rows_of_all() -> None:
