@@ -25,10 +25,12 @@ from registration.inertial import (
     undistort,
 )
 from registration.inertial_fit import Fit, fit, thin
-from registration.local_map import LocalMap, MapConfig
-from registration.odometry import Health, OdometryResult, Status, carried
+from registration.local_map import LocalMap
+from registration.odometry import carried
+from registration.odometry_config import ScanConfig
+from registration.odometry_result import Health, OdometryResult, Status
 from registration.stamps import StampOrder
-from registration.sweep import MAX_CELLS, within_range
+from registration.sweep import within_range
 from tercel.core.errors import Rejected
 from tercel.core.frames import interpolate_pose
 from tercel.core.geometry import inverse, so3_log
@@ -42,18 +44,11 @@ _NOTHING_OPEN = np.zeros((0, 6))
 
 
 @dataclass(frozen=True)
-class InertialOdometryConfig(MapConfig, ImuConfig):
-    """What MapConfig and ImuConfig have, and the following. Lengths suit a 16 to 64 beam scanner outdoors.
+class InertialOdometryConfig(ScanConfig, ImuConfig):
+    """What ScanConfig and ImuConfig have, and the following.
 
-    max_iterations (MapConfig's): how often at most a sweep's partners are sought.
-    min_range_m, max_range_m: nearer and farther points are dropped (the robot itself; noise).
-    scan_voxel_m: edge of the grid that thins the sweep that corrects the state; coarser than the map's.
-    reach_m, match_m: how far a point looks for its partner at most, from a poor prediction and from a good one.
-    min_points: a thinned sweep with fewer corrects nothing.
-    min_overlap: share of the sweep's points that must find a partner, or else the prediction stands.
-    good_overlap: with a smaller share the health is degraded.
-    max_predicted: after so many sweeps in a row without a match the map is begun anew where the prediction puts it.
-    deskew: undo the sensor's motion within a sweep, if the points carry times.
+    max_iterations (MapConfig's): how often at most a sweep's partners are sought. max_predicted (ScanConfig's): after
+    so many sweeps the map is begun anew where the prediction puts it.
     bend_m: a sweep is straightened again if the velocity found would move its beginning by more than this.
     point_noise_m: standard deviation of a point's distance from its plane; wider than a range's, since neighbours share
     their errors.
@@ -61,40 +56,16 @@ class InertialOdometryConfig(MapConfig, ImuConfig):
     """
 
     max_iterations: int = 6
-    min_range_m: float = 0.5
-    max_range_m: float = 100.0
-    scan_voxel_m: float = 0.75
-    reach_m: float = 2.0
-    match_m: float = 0.5
-    min_points: int = 50
-    min_overlap: float = 0.3
-    good_overlap: float = 0.4
-    max_predicted: int = 5
-    deskew: bool = True
     bend_m: float = 0.05
     point_noise_m: float = 0.05
     extrinsic_m: float = 0.0
     extrinsic_rad: float = 0.0
 
     def __post_init__(self) -> None:
-        MapConfig.__post_init__(self)
+        ScanConfig.__post_init__(self)
         ImuConfig.__post_init__(self)
-        for name in ("scan_voxel_m", "reach_m", "match_m", "bend_m", "point_noise_m"):
-            if not 0.0 < getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0.0 <= self.min_range_m < self.max_range_m < np.inf:
-            raise ValueError(f"min_range_m must be 0 or more and below max_range_m, not {self.min_range_m}")
-        if self.max_range_m > MAX_CELLS * min(self.map_voxel_m, self.scan_voxel_m):
-            raise ValueError(f"voxels must be {self.max_range_m / MAX_CELLS} m or more, or max_range_m smaller")
-        for name in ("min_overlap", "good_overlap"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
-        for name, least in (("min_points", 10), ("max_predicted", 0), ("max_iterations", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, not {getattr(self, name)}")
-        for name in ("extrinsic_m", "extrinsic_rad"):
-            if not 0.0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        self._require_positive("bend_m", "point_noise_m")
+        self._require_at_least(max_iterations=2, extrinsic_m=0, extrinsic_rad=0)
 
 
 @dataclass(frozen=True, eq=False)
