@@ -18,8 +18,8 @@ HERE = Path(__file__).resolve().parent
 NAMES = (
     "recording", "convert", "odometry", "inertial", "global", "distant", "descriptor", "scene_graph", "merge",
     "obstacles", "detection", "decoding", "detector_runtime", "quantize", "nano", "temporal", "kalman", "tracking",
-    "trackers", "ablation", "tracking3d", "fusion", "prediction", "sampling", "world", "replay", "offload", "offload_decision",
-    "offload_learned", "offload_live", "server", "ray", "live", "zenoh", "dds",
+    "trackers", "ablation", "tracking3d", "fusion", "prediction", "sampling", "world", "replay", "offload",
+    "offload_decision", "offload_learned", "offload_live", "server", "ray", "live", "zenoh", "dds",
 )  # fmt: skip
 
 
