@@ -190,6 +190,7 @@ class ScanToMapOdometry:
         config, motion, recovered = self.config, self._motion, self._is_lost()
         pose, last, before = held.target_T_source, motion.pose, motion.twist
         motion.believe(pose, found_again=recovered)
+        self._first = None
         self._drift = carried(self._drift, inverse(pose) @ last)
         # from the sweep's middle to its stamp the sensor moves at a velocity that is a little out of date
         covariance = held.covariance + np.diag(np.square((motion.twist - before) * self._middle_s))
@@ -226,7 +227,7 @@ class ScanToMapOdometry:
         self._motion.go_on(predicted)
         if given_up:
             self._motion.restart(predicted)
-            self._failures = 0
+            self._first, self._failures = None, 0
             self.map.clear()
             self.map.add(scan.dense.points_m, predicted)
             self._drift, self._covariance = self._drift + self._covariance, np.zeros((6, 6))

@@ -166,7 +166,8 @@ def run_register(options: RegisterOptions) -> RegisterRun:
     if method == "local":
         local = register_local(target_m, source_m, guess)
         found, converged, counts = local.target_T_source, local.converged, {}
-        confidence = _confidence(target_m, source_m, found, options.target_is_map) if converged else 0.0
+        is_map = options.target_is_map or bool(origin_m.any())  # no sensor stands at a map's middle
+        confidence = _confidence(target_m, source_m, found, is_map) if converged else 0.0
     else:
         result = _from_anywhere(method, target_m, source_m, options)
         found, converged, confidence = result.target_T_source, bool(result.converged), float(result.confidence)

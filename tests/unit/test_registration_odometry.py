@@ -623,3 +623,19 @@ def test_a_bad_second_scan_does_not_bend_the_first() -> None:
         result = odometry.step(points, k * PERIOD_NS, offsets_s)
     assert result.status == "registered"
     np.testing.assert_allclose(result.odom_T_sensor, truth[7], atol=0.05)
+
+
+def test_a_first_scan_of_another_place_is_gone_when_the_map_is_begun_anew() -> None:
+    scans, truth = room_walk(18, 0.1)
+    blobs = np.random.default_rng(0).uniform(40.0, 60.0, (60, 3)).repeat(60, axis=0)
+    foreign = (blobs + np.random.default_rng(1).normal(0.0, 0.3, blobs.shape)).astype(np.float32)
+    odometry, results = ScanToMapOdometry(replace(ROOM_CONFIG, recoveries=0)), []
+    for k, (points, offsets_s) in enumerate(scans):
+        points, offsets_s = (foreign, np.linspace(-0.1, 0.0, len(foreign))) if k == 0 else (points, offsets_s)
+        results.append(odometry.step(points, k * PERIOD_NS, offsets_s))
+    begun = [result.status for result in results].index("restarted")
+    assert {result.status for result in results[begun + 1 :]} == {"registered"}
+    since = inverse(results[begun].odom_T_sensor) @ results[-1].odom_T_sensor
+    np.testing.assert_allclose(since[:3, 3], (inverse(truth[begun]) @ truth[-1])[:3, 3], atol=0.1)
+    assert odometry.map.cloud is not None
+    assert np.linalg.norm(odometry.map.cloud.points()[:, :3], axis=1).max() < 20.0
