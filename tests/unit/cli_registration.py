@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from tercel.cli import main
@@ -23,6 +24,14 @@ HOSTILE = "<script>alert(1)</script>\"&'.mcap"
 
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
+
+
+def assert_mistake(capsys: pytest.CaptureFixture[str], message: str, *arguments: object) -> None:
+    """The command ends with exit code 2 and one line that says this."""
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 class Page(HTMLParser):

@@ -14,7 +14,7 @@ from registration.trajectory import associate
 from registration.trajectory_files import read_trajectory, write_kitti, write_tum
 from tercel.core.geometry import from_rotation_translation, rotation_about_z
 from tercel.report.odometry_scores import Measure, score
-from tests.unit.cli_registration import Page, run
+from tests.unit.cli_registration import Page, assert_mistake, run
 from tests.unit.test_registration_odometry import PERIOD_NS
 
 Array = NDArray[Any]
@@ -179,8 +179,5 @@ def test_a_mistake_with_trajectories_is_one_line_with_the_mend(
     write_tum(Path("later.txt"), stamps_of(60) + 10**12, drive())
     write_tum(Path("still.txt"), stamps_of(60), np.tile(np.eye(4), (60, 1, 1)))
     before = Path("truth.txt").read_bytes()
-    assert run("evaluate", "odometry", *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert_mistake(capsys, message, "evaluate", "odometry", *arguments)
     assert Path("truth.txt").read_bytes() == before

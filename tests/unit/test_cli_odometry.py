@@ -17,7 +17,7 @@ from tercel.core.messages import Odometry
 from tercel.hosts.recording import RecordingWriter, open_recording
 from tercel.report.odometry_charts import HEALTHS, magnification, spans
 from tercel.report.odometry_scores import Measure, score
-from tests.unit.cli_registration import HOSTILE, START_NS, Page, cloud, run, write_room, write_street
+from tests.unit.cli_registration import HOSTILE, START_NS, Page, assert_mistake, cloud, run, write_room, write_street
 from tests.unit.test_registration_odometry import PERIOD_NS, room_walk
 
 Array = NDArray[Any]
@@ -136,10 +136,7 @@ def test_a_mistake_with_recordings_is_one_line_with_the_mend(
     with RecordingWriter(Path("blind.mcap"), compression="none") as writer:
         pose = Odometry(stamp_ns=START_NS, frame_id="a", child_frame_id="b", frame_T_child=np.eye(4))
         writer.write("/odometry", START_NS, pose)
-    assert run("odometry", *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert_mistake(capsys, message, "odometry", *arguments)
     assert Path("room.mcap").read_bytes() == room.read_bytes()
 
 

@@ -21,7 +21,7 @@ from tercel.core.geometry import inverse, so3_log, transform_points
 from tercel.report.evaluate_registration import Judged, RegistrationOptions, RegistrationRun
 from tercel.report.register_run import direction_words, read_points
 from tercel.report.registration_pairs import read_pairs
-from tests.unit.cli_registration import HOSTILE, Page, run, write_room, write_street
+from tests.unit.cli_registration import HOSTILE, Page, assert_mistake, run, write_room, write_street
 from tests.unit.test_registration_odometry import room_walk
 
 Array = NDArray[Any]
@@ -189,10 +189,7 @@ def test_a_mistake_with_clouds_is_one_line_with_the_mend(
     np.savetxt("guess.txt", np.eye(4))
     np.savetxt("scaled.txt", 2.0 * np.eye(4))
     Path("words.txt").write_text("what a guess")
-    assert run("register", *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert_mistake(capsys, message, "register", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -280,10 +277,7 @@ def test_a_mistake_with_an_evaluation_is_one_line_with_the_mend(
     Path("room.mcap").symlink_to(room)
     Path("clouds").mkdir()
     Path("clouds/0.bin").write_bytes(np.zeros((200, 4), np.float32).tobytes())
-    assert run("evaluate", "registration", *arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert_mistake(capsys, message, "evaluate", "registration", *arguments)
 
 
 def test_directions_are_named_by_what_makes_up_most_of_them() -> None:
