@@ -11,7 +11,8 @@ Only kiss-icp and Tercel deskew. A method may give its poses at the beginning, m
 against the truth of the time that suits it best, and Tercel against that of the stamp.
 
 ATE and RPE are evo's (registration.trajectory), the ATE after alignment; z is the largest error of height without it.
-Two more runs: 64 beams on a core that another process keeps 60 % busy, and a long way, for memory (--long; 0: none).
+Three more runs: 64 beams on a core that another process keeps 60 % busy; street16_0 with damaged scans and stamps, of
+which the worst and the last error of the position are told; and a long way, for memory (--long; 0: none).
 """
 
 from __future__ import annotations
@@ -214,6 +215,37 @@ def run_under_load(path: Path) -> dict[str, float]:
     }
 
 
+def run_damaged(path: Path) -> dict[str, dict[str, float]]:
+    """The first 150 sweeps with flat and foreign scans, late stamps, gaps, and few of them."""
+    drive = read_drive(path)
+    sweeps, true = list(drive), inverse(drive.truth[0]) @ drive.truth
+    flat = np.array([1.0, 1.0, 0.0])
+    rows: dict[str, dict[str, float]] = {}
+
+    def follow(name: str, chosen: list[int], damage: Callable[[int], tuple[int, Array, Array]]) -> None:
+        step, off_m, predicted = ScanToMapOdometry(), [], 0
+        for k in chosen:
+            late_ns, points_m, times_s = damage(k)
+            result = step.step(points_m, sweeps[k][0] + late_ns, times_s)
+            predicted += result.status == "predicted"
+            off_m.append(float(np.linalg.norm(result.odom_T_sensor[:3, 3] - true[k, :3, 3])))
+        rows[name] = {"worst_m": max(off_m), "last_m": off_m[-1], "over_half_m": sum(m > 0.5 for m in off_m)}
+        rows[name] |= {"predicted": predicted, "of": len(chosen)}
+
+    def as_it_is(k: int) -> tuple[int, Array, Array]:
+        return 0, *sweeps[k][1:]
+
+    every = list(range(min(150, len(sweeps))))
+    follow("as it is", every, as_it_is)
+    follow("3 flat scans", every, lambda k: (0, sweeps[k][1] * (flat if 80 <= k < 83 else 1.0), sweeps[k][2]))
+    follow("2 foreign scans", every, lambda k: (0, *sweeps[0 if k in (80, 81) else k][1:]))
+    follow("every 20th stamp 80 ms late", every, lambda k: (80_000_000 * (k % 20 == 13), *sweeps[k][1:]))
+    follow("3 s missing", [k for k in every if not 60 <= k < 90], as_it_is)
+    follow("2 sweeps a second", every[::5], as_it_is)
+    follow("1 sweep a second", list(range(0, len(sweeps), 10)), as_it_is)
+    return rows
+
+
 def run_long(scans: int) -> dict[str, float]:
     """Peak memory after a tenth and after all of a long way through a street with a small scanner, and the drift."""
     stay_on_one_core()
@@ -294,6 +326,10 @@ def measure(args: argparse.Namespace, cache: Path) -> dict[str, Any]:
         if name == DRIVE or name.endswith("64_0"):
             result["under_load"][name] = row = run_under_load(open_drive(name, cache, args.seconds))
             print(f"{name}, one core, 60 % taken:", ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    if "street16_0" in names:
+        result["damaged"] = alone(run_damaged, open_drive("street16_0", cache, args.seconds))
+        for name, row in result["damaged"].items():
+            print(f"damaged: {name:28}", ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
     if args.long:
         result["long"] = alone(run_long, args.long)
         print("long way:", result["long"])
