@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 
 from registration.odometry import OdometryConfig, ScanToMapOdometry
 from tercel.core.errors import Rejected
-from tercel.core.geometry import (
-    inverse,
-)
-
-Array = NDArray[Any]
+from tercel.core.geometry import inverse
 from tests.unit.test_registration_odometry import PERIOD_NS, ROOM_CONFIG, follow, poses_of, room_walk, started
 
 Array = NDArray[Any]
